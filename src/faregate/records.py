@@ -1,0 +1,97 @@
+"""What is known of a request, before and after: its facts at admission and the one usage record it becomes."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+PICO = Decimal("0.000000000001")
+"""The smallest part of a dollar that a record keeps (`NUMERIC(24,12)`)."""
+
+
+class Status(StrEnum):
+    """How a request ended. `pending`: it is over, but what it cost is not known yet."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    REFUSED = "refused"
+    PENDING = "pending"
+
+
+class Source(StrEnum):
+    """Where the figures of a record come from."""
+
+    USAGE = "usage"
+    GENERATION = "generation"
+    ESTIMATE = "estimate"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a request when it is admitted: enough for another node to settle it and write its record.
+
+    `admitted_at` is in seconds since the epoch; its calendar windows are the ones that are charged, however late.
+    `model` is the one asked for, `candidates` all that may answer. `bound_nano` (nano-dollars) and `bound_tokens`
+    are the most the request can cost with the cap that was granted. `rules` are the rules that matched, in words.
+    """
+
+    request_id: str
+    admitted_at: float
+    connection: str
+    user_id: str
+    email: str | None
+    groups: tuple[str, ...]
+    policy_id: str
+    model: str
+    candidates: tuple[str, ...] = ()
+    stream: bool = False
+    chat_id: str | None = None
+    task: str | None = None
+    cap: int = 0
+    prompt_bound: int = 0
+    fixed_nano: int = 0
+    nano_per_output_token: int = 0
+    rules: tuple[str, ...] = ()
+
+    def bound_nano(self) -> int:
+        """The most that the request can cost, in nano-dollars."""
+        return self.fixed_nano + self.cap * self.nano_per_output_token
+
+    def bound_tokens(self) -> int:
+        """The most tokens that the request can use."""
+        return self.prompt_bound + self.cap
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """One row per request. `cost` is in dollars, None while `pending`; `cost_nano` is what the counters were charged.
+
+    `ttft_ms` (time to first token) and `duration_ms` are None where nothing was answered. `requests` is 0 for a
+    refusal, which counts on no counter, else 1. `reason` is why it was refused or failed, in full, for administrators.
+    """
+
+    facts: Facts
+    status: Status
+    source: Source | None = None
+    served_model: str | None = None
+    provider: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost: Decimal | None = Decimal(0)
+    cost_nano: int = 0
+    requests: int = 1
+    ttft_ms: int | None = None
+    duration_ms: int | None = None
+    generation_id: str | None = None
+    reason: str | None = None
+
+    def counted_models(self) -> tuple[str, ...]:
+        """The models whose limits this record counts on: the one that served if it was a candidate, else all of them.
+
+        OpenRouter may answer under a dated name that no pattern knows; then every candidate is charged, never none.
+        """
+        candidates = self.facts.candidates or (self.facts.model,)
+        return (self.served_model,) if self.served_model in candidates else candidates

@@ -1,0 +1,238 @@
+"""Every setting of Faregate: its name, its default, its meaning. Read from the environment, then from `.env`."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+OPENROUTER_URL = "https://openrouter.ai/api/v1"
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The message is one sentence that names the variable and what it should be."""
+
+
+class IdentityMode(StrEnum):
+    """How a connection proves who the person is."""
+
+    HEADERS = "headers"
+    JWT = "jwt"
+    SESSION = "session"
+    NONE = "none"
+
+
+class LogMode(StrEnum):
+    """`metadata` writes one line per request, without content; `off` writes none."""
+
+    METADATA = "metadata"
+    OFF = "off"
+
+
+class LogLevel(StrEnum):
+    """The least severe message that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One client of the gateway, known by its key."""
+
+    name: str
+    key: SecretStr
+
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """The settings, validated. Secrets are `SecretStr`: they do not show in logs or errors."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    host: str = "0.0.0.0"  # noqa: S104 - a gateway is there to be reached
+    port: int = Field(default=8080, ge=0, le=65_535)
+    workers: int = Field(default=1, ge=1, le=256)
+    data_dir: Path = Path("data")
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+
+    openrouter_api_key: SecretStr | None = None
+    openrouter_base_url: str = OPENROUTER_URL
+    openrouter_http_referer: str | None = None
+    openrouter_x_title: str = "Faregate"
+
+    admin_api_key: SecretStr | None = None
+    gateway_api_keys: SecretStr | None = None
+    identity: IdentityMode = IdentityMode.HEADERS
+    openwebui_jwt_secrets: SecretStr | None = None
+    webui_secret_key: SecretStr | None = None
+
+    timezone: str = "UTC"
+    support_contact: str = "your administrator"
+    log_mode: LogMode = LogMode.METADATA
+    log_level: LogLevel = LogLevel.INFO
+
+    shutdown_grace: Seconds = 30.0
+    upstream_connect_timeout: Seconds = 5.0
+    upstream_first_byte_timeout: Seconds = 60.0
+    upstream_idle_timeout: Seconds = 300.0
+    reconcile_delays: str = "2,5,15,60,300,900,3600"
+
+    @field_validator("identity", "log_mode", "log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("should be an IANA time zone such as Europe/Amsterdam or UTC") from None
+        return value
+
+    @field_validator("openrouter_base_url")
+    @classmethod
+    def _http_url(cls, value: str) -> str:
+        sentence = "should be an http:// or https:// URL such as https://openrouter.ai/api/v1"
+        try:
+            parts = urlsplit(value)
+            # `.port` is parsed on access, and raises on its own.
+            valid = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
+        except ValueError:
+            raise ValueError(sentence) from None
+        if not valid or parts.query or parts.fragment or parts.username:
+            raise ValueError(sentence)
+        return value.rstrip("/")
+
+    @field_validator("openrouter_http_referer", "openrouter_x_title")
+    @classmethod
+    def _header_text(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isprintable() and value.isascii()):
+            raise ValueError("should be printable ASCII, since it travels as an HTTP header")
+        return value
+
+    @field_validator("openrouter_api_key", "admin_api_key")
+    @classmethod
+    def _header_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        text = value.get_secret_value().strip()
+        if not (text.isprintable() and text.isascii()) or " " in text:
+            raise ValueError("should be printable ASCII without spaces, since it travels as an HTTP header")
+        return SecretStr(text)
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match(r"(sqlite:///|postgres(ql)?://)", value.get_secret_value()):
+            raise ValueError("should be sqlite:///path/to/file or postgresql://user:password@host/database")
+        return value
+
+    @field_validator("reconcile_delays")
+    @classmethod
+    def _delays(cls, value: str) -> str:
+        try:
+            delays = [float(part) for part in value.split(",")]
+        except ValueError:
+            delays = []
+        if not delays or any(not 0 < delay <= 86_400 for delay in delays):
+            raise ValueError("should be seconds, comma-separated, such as 2,5,15,60,300,900,3600")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.identity is IdentityMode.JWT and not self.jwt_secrets():
+            raise ValueError(
+                "OPENWEBUI_JWT_SECRETS should hold the value of FORWARD_USER_INFO_HEADER_JWT_SECRET of "
+                "Open WebUI, since IDENTITY is jwt"
+            )
+        if self.identity is IdentityMode.SESSION and self.webui_secret_key is None:
+            raise ValueError(
+                "WEBUI_SECRET_KEY should hold the value that Open WebUI runs with, since IDENTITY is session"
+            )
+        if self.openrouter_api_key is None and self.openrouter_base_url != OPENROUTER_URL:
+            raise ValueError(
+                "OPENROUTER_API_KEY should hold a key for OPENROUTER_BASE_URL; unset both to use the built-in simulator"
+            )
+        if self.redis_url is not None:
+            raise ValueError(
+                "REDIS_URL should be unset: this version keeps limits in its own process; the ledger that many "
+                "nodes share through Redis is still to come"
+            )
+        if self.workers > 1:
+            raise ValueError(
+                "WORKERS should be 1: the in-process ledger counts in one process, and a second one would "
+                "allow every limit twice"
+            )
+        self.connections()
+        return self
+
+    def zone(self) -> ZoneInfo:
+        """The zone in which calendar windows begin and end."""
+        return ZoneInfo(self.timezone)
+
+    def delays(self) -> tuple[float, ...]:
+        """Seconds between the tries of a late settlement."""
+        return tuple(float(part) for part in self.reconcile_delays.split(","))
+
+    def jwt_secrets(self) -> tuple[str, ...]:
+        """The secrets that may have signed a person's token; several while they are rotated."""
+        if self.openwebui_jwt_secrets is None:
+            return ()
+        parts = self.openwebui_jwt_secrets.get_secret_value().split(",")
+        return tuple(part.strip() for part in parts if part.strip())
+
+    def connections(self) -> tuple[Connection, ...]:
+        """The connections of GATEWAY_API_KEYS, each `key` or `name:key`. Empty when none is configured.
+
+        Raises ValueError, naming the variable, for an empty key or one that stands twice.
+        """
+        if self.gateway_api_keys is None:
+            return ()
+        found: dict[str, Connection] = {}
+        names: set[str] = set()
+        for position, part in enumerate(self.gateway_api_keys.get_secret_value().split(","), start=1):
+            head, colon, tail = part.strip().partition(":")
+            name, key = (head.strip(), tail.strip()) if colon else (f"connection-{position}", head)
+            if not key or not name or " " in key or not (key.isprintable() and key.isascii()):
+                raise ValueError(
+                    "GATEWAY_API_KEYS should be keys of printable ASCII without spaces, comma-separated, "
+                    f"each optionally name:key; entry {position} is not"
+                )
+            if key in found or name in names:
+                raise ValueError(f"GATEWAY_API_KEYS should hold each name and key once; entry {position} repeats one")
+            found[key] = Connection(name, SecretStr(key))
+            names.add(name)
+        return tuple(found.values())
+
+
+def load_settings() -> Settings:
+    """Read and validate the settings. Raises `SettingsError` with one sentence for the first that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        # The input is left out on purpose: it may be a secret.
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        variable = str(first["loc"][0]).upper() if first["loc"] else ""
+        if not variable:
+            raise SettingsError(f"{message}.") from None
+        if not message.startswith("should"):
+            message = message.removeprefix("Input ").partition(", unable")[0]
+        raise SettingsError(f"{variable} {message}.") from None
+    except UnicodeDecodeError:
+        raise SettingsError("The file .env should be UTF-8 text.") from None
