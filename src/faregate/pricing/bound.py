@@ -1,0 +1,117 @@
+"""The most that a request can cost (contract openrouter, section 7): what its hold is made of."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from faregate.pricing.body import PromptBound
+from faregate.pricing.catalogue import Model, Rates
+
+FEMTO_PER_NANO = 1_000_000
+
+PAGE_FEMTO = 2_200_000_000_000
+"""Reading a page of a document: $2 for 1,000 pages, and a tenth more where they are read in the US region."""
+
+
+class NoPrice(ValueError):
+    """The price of the model depends on what a router picks: nothing bounds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A request costs at most `fixed_nano + cap * nano_per_output_token` nano-dollars with an output cap of `cap`.
+
+    It has at most `prompt_tokens` tokens in its prompt. `output_limit` is the longest answer that the model gives,
+    in tokens, None where that is not known.
+    """
+
+    prompt_tokens: int
+    fixed_nano: int
+    nano_per_output_token: int
+    output_limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The prices that bounds were made of, in dollars per million tokens: what `provider.max_price` is to say.
+
+    Without it OpenRouter may serve from an endpoint that is dearer than the listed one; with it, it answers 404.
+    """
+
+    prompt: Decimal
+    completion: Decimal
+
+
+def bound_of(model: Model, prompt: PromptBound) -> Bound:
+    """The bound of one model. Raises `NoPrice` for a router.
+
+    It is about the model alone: searches, plugins and tools that run at OpenRouter have no bound.
+    """
+    tokens = _prompt_tokens(model, prompt)
+    rates = _rates(model, tokens)
+    fixed = (
+        max(rate.request for rate in rates)
+        + tokens * max(_input_price(rate, prompt) for rate in rates)
+        + prompt.images * max(rate.image for rate in rates)
+        + prompt.file_pages * PAGE_FEMTO
+    )
+    limits = [model.max_completion_tokens, model.context_length and max(1, model.context_length - 1)]
+    return Bound(
+        prompt_tokens=tokens,
+        fixed_nano=_nano(fixed),
+        nano_per_output_token=_nano(max(_output_price(rate) for rate in rates)),
+        output_limit=min((limit for limit in limits if limit is not None), default=None),
+    )
+
+
+def dearest(bounds: Iterable[Bound]) -> Bound:
+    """One bound over several candidates, whichever answers: the most of each part. There must be at least one."""
+    every = tuple(bounds)
+    limits = [bound.output_limit for bound in every]
+    known = [limit for limit in limits if limit is not None]
+    return Bound(
+        prompt_tokens=max(bound.prompt_tokens for bound in every),
+        fixed_nano=max(bound.fixed_nano for bound in every),
+        nano_per_output_token=max(bound.nano_per_output_token for bound in every),
+        output_limit=max(known) if len(known) == len(limits) else None,
+    )
+
+
+def ceiling_of(models: Iterable[Model], prompt: PromptBound) -> Ceiling:
+    """The ceiling under which the bounds of `models` hold. Raises `NoPrice` if one of them is a router."""
+    rates = [rate for model in models for rate in _rates(model, _prompt_tokens(model, prompt))]
+    return Ceiling(
+        prompt=Decimal(max(rate.prompt for rate in rates)).scaleb(-9),
+        completion=Decimal(max(rate.completion for rate in rates)).scaleb(-9),
+    )
+
+
+def _prompt_tokens(model: Model, prompt: PromptBound) -> int:
+    return prompt.prompt_tokens if model.context_length is None else min(prompt.prompt_tokens, model.context_length)
+
+
+def _rates(model: Model, prompt_tokens: int) -> tuple[Rates, ...]:
+    if not model.priced:
+        raise NoPrice(f"The price of {model.id} depends on the model that it picks.")
+    return model.rates_for(prompt_tokens)
+
+
+def _input_price(rates: Rates, prompt: PromptBound) -> int:
+    """Femto-dollars of the dearest token that such a prompt can have."""
+    return max(
+        rates.prompt,
+        rates.input_cache_read,
+        rates.input_cache_write,
+        rates.input_cache_write_1h if prompt.long_cache else 0,
+        rates.image_token if prompt.images else 0,
+        rates.audio if prompt.audio else 0,
+    )
+
+
+def _output_price(rates: Rates) -> int:
+    # A model that draws or speaks does so unasked, and bills those tokens as such.
+    return max(rates.completion, rates.internal_reasoning, rates.image_output, rates.audio_output)
+
+
+def _nano(femto: int) -> int:
+    return -(-femto // FEMTO_PER_NANO)
