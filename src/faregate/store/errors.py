@@ -1,0 +1,27 @@
+"""What can go wrong with the store. The messages are sentences for people, without SQL and without data."""
+
+
+class StoreError(Exception):
+    """The store cannot be used as it is configured; trying again will not help."""
+
+
+class StoreUnavailable(StoreError):
+    """The database did not answer, is locked, full or away. Nothing was written; trying again may help."""
+
+
+class PolicyInUse(StoreError):
+    """The policy is still assigned, so that deleting it would silently lift limits."""
+
+    def __init__(self, policy_id: str, *, users: int, groups: tuple[str, ...]) -> None:
+        self.policy_id = policy_id
+        self.users = users
+        self.groups = groups
+        super().__init__(f"the policy {policy_id} is still assigned")
+
+
+class UnknownRecord(StoreError):
+    """There is no usage record with this request id."""
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        super().__init__(f"there is no usage record {request_id}")

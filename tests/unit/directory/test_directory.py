@@ -1,0 +1,184 @@
+"""The directory: whoever shows up is known, what they say of themselves is followed, rules change in one step."""
+
+import asyncio
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faregate.directory import SEEN_EVERY, Directory, Person, user_id_of
+from faregate.policy.model import GroupPolicy, Limit, Meter, Policy, Window
+
+NOON = 1_800_014_400.0
+ZOE = Person("owui", "u-1", "zoe@example.com", "Zoë 山田", "user", ("staff",))
+CALM = Policy("calm", "Calm", (Limit(Meter.REQUESTS, Window.DAY, 10),))
+STRICT = Policy("strict", "Strict", (Limit(Meter.REQUESTS, Window.DAY, 1),))
+
+
+class Writer:
+    """Keeps what it was told to write, as it was then."""
+
+    def __init__(self):
+        self.rows = []
+
+    def __call__(self, user):
+        self.rows.append(dataclasses.replace(user))
+
+
+@pytest.fixture
+def writer():
+    return Writer()
+
+
+@pytest.fixture
+def directory(writer):
+    return Directory((), (CALM, STRICT), (), changed=writer)
+
+
+def test_the_first_request_registers_the_person(directory, writer):
+    user = directory.recognise(ZOE, NOON)
+    assert (user.email, user.name, user.role, user.groups) == ("zoe@example.com", "Zoë 山田", "user", ("staff",))
+    assert (user.is_active, user.policy_id, user.created_at, user.last_seen_at) == (True, None, NOON, NOON)
+    assert writer.rows == [user]
+
+
+async def test_60_first_requests_at_once_make_one_user(directory, writer):
+    async def request():
+        await asyncio.sleep(0)
+        return directory.recognise(ZOE, NOON)
+
+    users = await asyncio.gather(*(request() for _ in range(60)))
+    assert len({id(user) for user in users}) == 1
+    assert directory.users() == [users[0]]
+    assert len(writer.rows) == 1
+
+
+def test_two_nodes_that_meet_the_same_person_at_once_give_the_same_id(directory):
+    other = Directory((), (), (), changed=lambda user: None)
+    assert directory.recognise(ZOE, NOON).id == other.recognise(ZOE, NOON + 5).id
+
+
+@given(st.text(), st.text(), st.text(), st.text())
+def test_different_people_have_different_ids(connection, subject, other_connection, other_subject):
+    same = (connection, subject) == (other_connection, other_subject)
+    assert (user_id_of(connection, subject) == user_id_of(other_connection, other_subject)) is same
+
+
+def test_the_border_between_connection_and_subject_matters():
+    assert user_id_of("a", "bc") != user_id_of("ab", "c")
+
+
+def test_the_same_subject_on_another_connection_is_somebody_else(directory):
+    one = directory.recognise(ZOE, NOON)
+    two = directory.recognise(dataclasses.replace(ZOE, connection="script"), NOON)
+    assert one.id != two.id
+    assert directory.find("zoe@example.com") == sorted([one, two], key=lambda user: user.id)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("email", "z@example.org"), ("name", "Zoe"), ("role", "admin"), ("groups", ("physics",)), ("groups", ())],
+)
+def test_later_changes_are_followed_and_written(directory, writer, field, value):
+    directory.recognise(ZOE, NOON)
+    user = directory.recognise(dataclasses.replace(ZOE, **{field: value}), NOON + 1)
+    assert getattr(user, field) == value
+    assert [getattr(row, field) for row in writer.rows] == [getattr(ZOE, field), value]
+
+
+@pytest.mark.parametrize("field", ["email", "name", "role", "groups"])
+def test_what_a_request_does_not_say_stays(directory, writer, field):
+    directory.recognise(ZOE, NOON)
+    user = directory.recognise(dataclasses.replace(ZOE, **{field: None}), NOON + 1)
+    assert getattr(user, field) == getattr(ZOE, field)
+    assert len(writer.rows) == 1
+
+
+def test_groups_in_another_order_are_no_change(directory, writer):
+    directory.recognise(dataclasses.replace(ZOE, groups=("b", "a", "b")), NOON)
+    user = directory.recognise(dataclasses.replace(ZOE, groups=("a", "b")), NOON + 1)
+    assert user.groups == ("a", "b")
+    assert len(writer.rows) == 1
+
+
+def test_that_somebody_was_seen_is_written_once_a_minute(directory, writer):
+    for second in range(int(2 * SEEN_EVERY) + 1):
+        directory.recognise(ZOE, NOON + second)
+    assert [row.last_seen_at - NOON for row in writer.rows] == [0, SEEN_EVERY, 2 * SEEN_EVERY]
+    assert directory.users()[0].last_seen_at == NOON + 2 * SEEN_EVERY
+
+
+def test_a_clock_that_goes_back_does_not_make_anybody_seen_earlier(directory):
+    directory.recognise(ZOE, NOON)
+    assert directory.recognise(ZOE, NOON - 3600).last_seen_at == NOON
+
+
+def test_people_from_the_store_are_known(directory, writer):
+    stored = dataclasses.replace(directory.recognise(ZOE, NOON), id="from-an-older-store", policy_id="calm")
+    later = Directory([stored], (CALM,), (), changed=writer)
+    writer.rows.clear()
+    assert later.recognise(ZOE, NOON + 1) is stored
+    assert later.user("from-an-older-store") is stored
+    assert writer.rows == []
+
+
+def test_people_are_found_by_id_and_by_e_mail_in_any_case(directory):
+    user = directory.recognise(ZOE, NOON)
+    assert directory.find(user.id) == [user]
+    assert directory.find(" Zoe@Example.COM ") == [user]
+    assert directory.find("nobody@example.com") == []
+    assert directory.user("nobody") is None
+
+
+def test_somebody_without_an_e_mail_is_not_found_by_an_empty_one(directory):
+    directory.recognise(Person("owui", "u-2"), NOON)
+    assert directory.find("") == []
+
+
+def test_without_rules_everybody_has_the_default(directory):
+    resolution = directory.resolve(directory.recognise(ZOE, NOON))
+    assert (resolution.policy.id, resolution.via) == ("default", "default")
+
+
+def test_the_policy_of_a_person_wins_over_that_of_a_group(directory):
+    user = directory.recognise(ZOE, NOON)
+    directory.put_group_policy(GroupPolicy("staff", "calm"))
+    assert directory.resolve(user).policy is CALM
+    directory.assign(user.id, policy_id="strict")
+    assert directory.resolve(user).policy is STRICT
+    directory.assign(user.id, policy_id=None)
+    assert directory.resolve(user).policy is CALM
+    directory.drop_group_policy("staff")
+    assert directory.resolve(user).policy.id == "default"
+
+
+def test_leaving_a_group_leaves_its_policy(directory):
+    directory.put_group_policy(GroupPolicy("staff", "strict"))
+    assert directory.resolve(directory.recognise(ZOE, NOON)).policy is STRICT
+    left = directory.recognise(dataclasses.replace(ZOE, groups=()), NOON + 1)
+    assert directory.resolve(left).policy.id == "default"
+
+
+def test_an_assignment_changes_only_what_it_names(directory):
+    user = directory.recognise(ZOE, NOON)
+    directory.assign(user.id, policy_id="calm")
+    directory.assign(user.id, is_active=False)
+    assert (user.is_active, user.policy_id) == (False, "calm")
+    assert directory.assign(user.id) is user
+    assert (user.is_active, user.policy_id) == (False, "calm")
+
+
+def test_nobody_unknown_can_be_assigned_anything(directory):
+    with pytest.raises(KeyError):
+        directory.assign("nobody", is_active=False)
+
+
+def test_a_request_keeps_the_rules_it_began_with(directory):
+    before = directory.rulebook
+    directory.put_policy(dataclasses.replace(CALM, name="Calmer"))
+    directory.drop_policy("strict")
+    assert before.policies["calm"] is CALM
+    assert "strict" in before.policies
+    assert directory.rulebook.policies["calm"].name == "Calmer"
+    assert "strict" not in directory.rulebook.policies
