@@ -1,0 +1,92 @@
+"""The client's side of an exchange: what is sent to it, and the moment it leaves."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from faregate.gateway.errors import ApiError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+class Client:
+    """Sends one answer over ASGI. Sending to a client that has gone does nothing."""
+
+    def __init__(self, request_id: str, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self.request_id = request_id
+        self._id_header = (b"x-request-id", request_id.encode())
+        self._watch: asyncio.Task[None] | None = None
+        self._on_gone: Callable[[], None] | None = None
+        self.gone = False
+        self.status = 0
+        self._ended = False
+
+    def watch(self) -> None:
+        """Begin to listen for the client leaving. The request's body must have been received."""
+        self._watch = asyncio.create_task(self._wait_until_gone())
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the client leaves, at once if it has."""
+        self._on_gone = callback
+        if self.gone:
+            callback()
+
+    async def start(self, status: int, content_type: bytes, headers: RawHeaders = ()) -> None:
+        """Send status and headers."""
+        self.status = status
+        if not self.gone:
+            await self._send(
+                {
+                    "type": "http.response.start",
+                    "status": status,
+                    "headers": [(b"content-type", content_type), self._id_header, *headers],
+                }
+            )
+
+    async def send(self, data: bytes) -> None:
+        """Send a piece of the body, as fast as the client reads."""
+        if data and not self.gone:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        """The body is complete."""
+        if not self._ended:
+            self._ended = True
+            if not self.gone:
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def answer(self, status: int, content_type: bytes, body: bytes, headers: RawHeaders = ()) -> None:
+        """Send a whole answer. Nothing is sent when an answer has begun already."""
+        if self.status:
+            return
+        await self.start(status, content_type, [(b"content-length", b"%d" % len(body)), *headers])
+        self._ended = True
+        if not self.gone:
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def fail(self, error: ApiError) -> None:
+        """Send an error; as the last event where a stream has begun."""
+        if self.status:
+            await self.send(error.event())
+            await self.end()
+            return
+        headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+        await self.answer(error.status, b"application/json", error.body(), headers)
+
+    def close(self) -> None:
+        """The exchange is over: stop listening."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+    async def _wait_until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._ended:
+            self.gone = True
+            if self._on_gone is not None:
+                self._on_gone()

@@ -1,0 +1,87 @@
+"""What callers read when something does not go through: OpenAI's error shape, a status, a sentence.
+
+Open WebUI shows `error.message` in the chat, as plain text, and passes on nothing but `Retry-After`
+(contract with Open WebUI, section d).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+
+@dataclass(slots=True)
+class ApiError(Exception):
+    """An answer that is an error. `reason` is for administrators alone; it stands in the record, not in the body."""
+
+    status: int
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    reason: str | None = None
+
+    def body(self) -> bytes:
+        """The JSON body."""
+        return msgspec.json.encode(
+            {"error": {"message": self.message, "type": self.type, "code": self.code, "param": self.param}}
+        )
+
+    def event(self) -> bytes:
+        """The same as the last event of a stream that has begun.
+
+        Without `choices` on purpose: with them Open WebUI shows nothing but a truncated answer.
+        """
+        return b"data: " + self.body() + b"\n\n"
+
+
+def bad_request(message: str, param: str | None = None, status: int = 400) -> ApiError:
+    """The request is not one that can be served as it stands."""
+    return ApiError(status, message, "invalid_request_error", "invalid_request", param)
+
+
+def no_route(method: str, path: str) -> ApiError:
+    """A path or method outside the table."""
+    return ApiError(
+        404,
+        f"There is no {method} {path[:200]} here. Faregate serves POST /v1/chat/completions and GET /v1/models.",
+        "invalid_request_error",
+        "not_found",
+    )
+
+
+def bad_key(message: str) -> ApiError:
+    """The connection is not known."""
+    return ApiError(
+        401, message, "authentication_error", "invalid_api_key", headers={"www-authenticate": 'Bearer realm="faregate"'}
+    )
+
+
+def no_person(message: str) -> ApiError:
+    """A spending call without a person that the connection's identity mode proves."""
+    return ApiError(403, message, "permission_error", "identity_required")
+
+
+def upstream_unavailable(reason: str, contact: str, status: int = 502) -> ApiError:
+    """OpenRouter could not be reached, or its answer broke off. `reason` says it to administrators."""
+    return ApiError(
+        status,
+        "The AI service did not answer. Nothing is wrong with your request: please try again in a moment, "
+        f"and tell {contact} if it stays like this.",
+        "upstream_error",
+        "upstream_unavailable",
+        headers={"retry-after": "5"},
+        reason=reason,
+    )
+
+
+def cut_short(reason: str) -> ApiError:
+    """A stream that upstream did not bring to its end."""
+    return ApiError(
+        502,
+        "The AI service broke off in the middle of this answer; what you see is all that arrived. Please try again.",
+        "upstream_error",
+        "upstream_cut",
+        reason=reason,
+    )

@@ -1,0 +1,273 @@
+"""One HTTP/1.1 connection to upstream: writes a request, hands out the answer's bytes as they arrive.
+
+Back-pressure: at most `HIGH_WATER` bytes of an answer wait here; then the transport is paused until the
+reader has caught up.
+"""
+
+import asyncio
+from collections import deque
+from typing import cast
+
+import httptools
+
+HIGH_WATER = 256 * 1024
+LOW_WATER = 64 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+
+
+class UpstreamFailure(Exception):
+    """The exchange with upstream did not come to its end."""
+
+
+class NotReached(UpstreamFailure):
+    """No connection could be made: not one byte of the request has left."""
+
+
+class NoAnswer(UpstreamFailure):
+    """The connection ended before a single byte of the answer."""
+
+
+class Cut(UpstreamFailure):
+    """The answer began, and ended before its time or in a form that is not HTTP."""
+
+
+class TooSlow(UpstreamFailure):
+    """Upstream is connected and silent for longer than the time-out. It may still answer on `exchange`."""
+
+    def __init__(self, message: str, exchange: "Exchange") -> None:
+        super().__init__(message)
+        self.exchange = exchange
+
+
+class Connection(asyncio.Protocol):
+    """A keep-alive connection that carries one exchange at a time."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._closed = False
+        self._exchange: Exchange | None = None
+        self.idle_since = 0.0
+
+    @property
+    def reusable(self) -> bool:
+        """True while the connection is clean: open, and with no bytes of an earlier answer about."""
+        return (
+            self._exchange is None
+            and not self._closed
+            and self._transport is not None
+            and not self._transport.is_closing()
+        )
+
+    def start(self, request: bytes, body: bytes) -> "Exchange":
+        """Send a request; its answer is read from the `Exchange`. Only on a `reusable` connection."""
+        assert self._transport is not None  # noqa: S101 - set by connection_made, before anyone holds this object
+        self._exchange = exchange = Exchange(self, self._loop)
+        self._parser = httptools.HttpResponseParser(exchange)
+        exchange.parser = self._parser
+        self._transport.write(request)
+        if body:
+            self._transport.write(body)
+        return exchange
+
+    def finished(self, keep_alive: bool) -> None:
+        """The exchange has been parsed to its end."""
+        self._exchange = None
+        self._parser = None
+        self.resume()
+        if not keep_alive:
+            self.close()
+
+    def close(self) -> None:
+        """End the connection at once; an answer under way is cut."""
+        self._closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause(self) -> None:
+        """Stop reading from upstream."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read from upstream again."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        exchange, parser = self._exchange, self._parser
+        if exchange is None or parser is None:
+            # Bytes that nobody asked for: whatever they are, the next answer cannot be trusted.
+            self.close()
+            return
+        exchange.received = True
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not exchange.complete:
+                exchange.fail(Cut(f"upstream sent what is not HTTP ({type(error).__name__})"))
+            self.close()
+            return
+        if exchange.complete:
+            self.finished(exchange.keep_alive and not exchange.dirty)
+        else:
+            exchange.wake()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        exchange, self._exchange, self._parser = self._exchange, None, None
+        if exchange is None:
+            return
+        if exc is None and exchange.until_close:
+            exchange.end()
+        elif exchange.received:
+            exchange.fail(Cut("upstream closed the connection in the middle of its answer"))
+        else:
+            exchange.fail(NoAnswer("upstream closed the connection without an answer"))
+
+
+class Exchange:
+    """One answer: its status and headers, then its body in pieces. Also the parser's callbacks."""
+
+    parser: httptools.HttpResponseParser
+
+    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        self.connection = connection
+        self._loop = loop
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: UpstreamFailure | None = None
+        self._started = False
+        self._header_bytes = 0
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.received = False
+        self.complete = False
+        self.dirty = False
+        self.keep_alive = False
+        self.until_close = False
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of this lower-cased name."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    async def answered(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds for status and headers. Raises `UpstreamFailure`."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._started:
+                    if self._failure is not None:
+                        raise self._failure
+                    await self._wait()
+        except TimeoutError:
+            raise TooSlow(f"upstream did not begin to answer within {timeout:g} s", self) from None
+
+    async def read(self, timeout: float) -> bytes:
+        """All bytes that have arrived, waiting at most `timeout` seconds for the first; empty at the end.
+
+        Raises `UpstreamFailure`, after every byte that came before the failure was handed out.
+        """
+        if self._undecided():
+            try:
+                async with asyncio.timeout(timeout):
+                    while self._undecided():
+                        await self._wait()
+            except TimeoutError:
+                raise TooSlow(f"upstream was silent for {timeout:g} s in the middle of its answer", self) from None
+        if self._chunks:
+            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            self._chunks.clear()
+            self._buffered = 0
+            if self._paused:
+                self._paused = False
+                if not self.complete:
+                    self.connection.resume()
+            return data
+        if self._failure is not None:
+            raise self._failure
+        return b""
+
+    def abort(self) -> None:
+        """Leave: upstream sees its connection closed. A reader gets `Cut`."""
+        if not self.complete:
+            self.fail(Cut("the gateway ended the exchange"))
+            self.connection.close()
+
+    def _undecided(self) -> bool:
+        return not self._chunks and not self.complete and self._failure is None
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        """Let the reader look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def fail(self, failure: UpstreamFailure) -> None:
+        """The exchange will not come to its end."""
+        if self._failure is None and not self.complete:
+            self._failure = failure
+            self.wake()
+
+    def end(self) -> None:
+        """The last byte of the answer is here."""
+        self.complete = True
+        self.wake()
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.dirty = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self.fail(Cut("upstream sent headers without end"))
+            self.connection.close()
+            return
+        if not self._started:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self.complete:
+            return
+        status = self.parser.get_status_code()
+        if status < 200:
+            # 1xx is a preface: the answer proper follows.
+            self.headers.clear()
+            return
+        self.status = status
+        self._started = True
+        chunked = (self.header(b"transfer-encoding") or b"").lower().endswith(b"chunked")
+        bodyless = status in (204, 304)
+        self.until_close = not chunked and not bodyless and self.header(b"content-length") is None
+        self.keep_alive = not self.until_close and self.parser.should_keep_alive()
+
+    def on_body(self, data: bytes) -> None:
+        if self.complete or not self._started:
+            return
+        self._chunks.append(data)
+        self._buffered += len(data)
+        if self._buffered > HIGH_WATER and not self._paused:
+            self._paused = True
+            self.connection.pause()
+
+    def on_message_complete(self) -> None:
+        if self._started:
+            self.end()

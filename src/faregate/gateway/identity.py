@@ -1,0 +1,282 @@
+"""Who sends a request: the connection by its key, the person by what the connection's mode can prove.
+
+The headers are those of Open WebUI 0.8 to 0.12 (contract with Open WebUI, section a). Empty is absent, since
+its templates leave an empty value where they have nothing. A header that stands twice proves nothing.
+"""
+
+import hashlib
+import hmac
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import jwt
+from jwt.warnings import InsecureKeyLengthWarning
+
+from faregate.directory import Person
+from faregate.gateway.errors import ApiError, bad_key, no_person
+from faregate.settings import Connection, IdentityMode, Settings
+
+USER_ID = b"x-openwebui-user-id"
+USER_EMAIL = b"x-openwebui-user-email"
+USER_NAME = b"x-openwebui-user-name"
+USER_ROLE = b"x-openwebui-user-role"
+USER_JWT = b"x-openwebui-user-jwt"
+CHAT_ID = b"x-openwebui-chat-id"
+TASK = b"x-faregate-task"
+GROUPS = b"x-faregate-groups"
+CONNECTION_KEY = b"x-faregate-key"
+AUTHORIZATION = b"authorization"
+
+_log = logging.getLogger(__name__)
+# Said once at the start, for each secret, in words that name the setting; not on the way of every request.
+warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
+SHORTEST_SECRET = 32
+"""Bytes of an HS256 secret (RFC 7518, section 3.2)."""
+
+_PLAIN = (USER_ID, USER_EMAIL, USER_NAME, USER_ROLE)
+_READ = frozenset({*_PLAIN, USER_JWT, CHAT_ID, TASK, GROUPS, CONNECTION_KEY, AUTHORIZATION})
+
+ISSUER = "open-webui"
+LEEWAY = 60
+"""Seconds by which the clocks of Open WebUI and of this machine may differ."""
+LONGEST = 512
+"""Characters of an identity attribute: longer is nobody's name."""
+MOST_GROUPS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The person behind a request, and what else Open WebUI said of it."""
+
+    person: Person
+    chat_id: str | None
+    task: str | None
+
+
+class Headers:
+    """The headers of a request that identity reads, decoded; the names of those that stand twice."""
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._values: dict[bytes, str] = {}
+        self._present: set[bytes] = set()
+        self._repeated: set[bytes] = set()
+        for name, value in headers:
+            if name not in _READ:
+                continue
+            if name in self._present:
+                self._repeated.add(name)
+            self._present.add(name)
+            if text := _text(value):
+                self._values[name] = text
+
+    def get(self, name: bytes) -> str | None:
+        """The value of a header; None if it is absent or empty."""
+        return self._values.get(name)
+
+    def sent(self, name: bytes) -> bool:
+        """Whether the header was there at all, be it empty."""
+        return name in self._present
+
+    def repeated(self, names: Iterable[bytes]) -> bool:
+        """Whether any of `names` stands more than once."""
+        return any(name in self._repeated for name in names)
+
+
+class Gatekeeper:
+    """Tells connections and persons apart, in the one mode that this deployment uses."""
+
+    def __init__(self, settings: Settings, connections: Sequence[Connection]) -> None:
+        self._mode = settings.identity
+        self._connections = [
+            (connection.name, _digest(connection.key.get_secret_value())) for connection in connections
+        ]
+        self._jwt_secrets = settings.jwt_secrets()
+        session = settings.webui_secret_key
+        self._session_secrets = () if session is None else (session.get_secret_value(),)
+        if any(len(secret.encode()) < SHORTEST_SECRET for secret in (*self._jwt_secrets, *self._session_secrets)):
+            _log.warning("A secret that signs identities is shorter than %d bytes: it can be guessed.", SHORTEST_SECRET)
+        self._person: Callable[[str, Headers], Person] = {
+            IdentityMode.HEADERS: self._from_headers,
+            IdentityMode.JWT: self._from_jwt,
+            IdentityMode.SESSION: self._from_session,
+            IdentityMode.NONE: self._from_connection,
+        }[self._mode]
+
+    def connection(self, headers: Headers) -> str:
+        """The name of the connection whose key came along. Raises `ApiError` (401)."""
+        if self._mode is IdentityMode.SESSION:
+            key, where = headers.get(CONNECTION_KEY), "X-Faregate-Key"
+            repeated = headers.repeated((CONNECTION_KEY,))
+        else:
+            key, where = _bearer(headers), "Authorization: Bearer"
+            repeated = headers.repeated((AUTHORIZATION,))
+        if key is None or repeated:
+            raise bad_key(f"This request has no connection key. Send the key of a connection in {where}.")
+        digest = _digest(key)
+        name: str | None = None
+        for candidate, expected in self._connections:
+            # No early exit: how long it takes must not tell how far the search went.
+            if hmac.compare_digest(digest, expected):
+                name = candidate
+        if name is None:
+            raise bad_key(f"This connection key is not known. Check the key that is sent in {where}.")
+        return name
+
+    def caller(self, connection: str, headers: Headers) -> Caller:
+        """The person behind a spending call. Raises `ApiError` (403) when nobody is proven."""
+        return Caller(self._person(connection, headers), headers.get(CHAT_ID), headers.get(TASK))
+
+    def _from_headers(self, connection: str, headers: Headers) -> Person:
+        if headers.repeated(_PLAIN):
+            raise no_person("This request names its person twice, so it cannot be told who is asking.")
+        subject = headers.get(USER_ID)
+        if subject is None:
+            raise no_person(
+                "This request does not say who is asking. In Open WebUI, set ENABLE_FORWARD_USER_INFO_HEADERS=true; "
+                "other clients send X-OpenWebUI-User-Id."
+            )
+        return _person(
+            connection,
+            subject,
+            email=headers.get(USER_EMAIL),
+            name=_unquoted(headers.get(USER_NAME)),
+            role=headers.get(USER_ROLE),
+            groups=_groups(headers),
+        )
+
+    def _from_jwt(self, connection: str, headers: Headers) -> Person:
+        if headers.repeated((USER_JWT,)):
+            raise no_person("This request carries two signed identities, so it cannot be told who is asking.")
+        if any(headers.get(name) is not None for name in _PLAIN):
+            # Open WebUI falls back to plain headers, silently, when signing fails: they prove nothing here.
+            raise no_person(
+                "This request carries plain identity headers, which are not trusted here. "
+                "In Open WebUI, set FORWARD_USER_INFO_HEADER_JWT_SECRET to the secret that this gateway knows."
+            )
+        token = headers.get(USER_JWT)
+        if token is None:
+            raise no_person(
+                "This request does not prove who is asking. In Open WebUI, set ENABLE_FORWARD_USER_INFO_HEADERS=true "
+                "and FORWARD_USER_INFO_HEADER_JWT_SECRET to the secret that this gateway knows."
+            )
+        claims = _verified(token, self._jwt_secrets, required=("sub", "iss", "exp"), issuer=ISSUER)
+        return _person(
+            connection,
+            _claim(claims, "sub"),
+            email=_claim(claims, "email"),
+            name=_claim(claims, "name"),
+            role=_claim(claims, "role"),
+            groups=_groups(headers),
+        )
+
+    def _from_session(self, connection: str, headers: Headers) -> Person:
+        token = _bearer(headers)
+        if token is None or headers.repeated((AUTHORIZATION, *_PLAIN)):
+            raise no_person(
+                "This request does not prove who is asking. In Open WebUI, set the connection's auth type to session."
+            )
+        claims = _verified(token, self._session_secrets, required=("id",), issuer=None)
+        subject = _claim(claims, "id")
+        # The token names nobody but the id; the rest is taken from plain headers if they are about the same person.
+        same = subject is not None and headers.get(USER_ID) == subject
+        return _person(
+            connection,
+            subject,
+            email=headers.get(USER_EMAIL) if same else None,
+            name=_unquoted(headers.get(USER_NAME)) if same else None,
+            role=headers.get(USER_ROLE) if same else None,
+            groups=_groups(headers),
+        )
+
+    def _from_connection(self, connection: str, headers: Headers) -> Person:
+        return Person(connection=connection, subject=connection, name=connection, groups=_groups(headers))
+
+
+def _person(
+    connection: str,
+    subject: str | None,
+    *,
+    email: str | None,
+    name: str | None,
+    role: str | None,
+    groups: tuple[str, ...] | None,
+) -> Person:
+    if subject is None or len(subject) > LONGEST or not subject.isprintable():
+        raise no_person("The identity that this request carries names nobody.")
+    return Person(
+        connection=connection,
+        subject=subject,
+        email=email.lower()[:LONGEST] if email else None,
+        name=name[:LONGEST] if name else None,
+        role=role[:LONGEST] if role else None,
+        groups=groups,
+    )
+
+
+def _verified(token: str, secrets: Sequence[str], *, required: Sequence[str], issuer: str | None) -> dict[str, Any]:
+    """The claims of an HS256 token that one of `secrets` signed. Raises `ApiError` (403)."""
+    failure = "it is not signed with a secret that this gateway knows"
+    for secret in secrets:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                secret,
+                algorithms=["HS256"],
+                issuer=issuer,
+                leeway=LEEWAY,
+                options={"require": list(required), "verify_aud": False},
+            )
+        except jwt.InvalidSignatureError:
+            continue
+        except jwt.ExpiredSignatureError:
+            failure = "it has expired; check the clocks of both machines"
+        except jwt.InvalidIssuerError:
+            failure = "it was not issued by Open WebUI"
+        except jwt.MissingRequiredClaimError as error:
+            failure = f"it lacks the claim {error.claim}"
+        except jwt.InvalidTokenError:
+            failure = "it cannot be read as an HS256 token"
+        else:
+            return claims
+        break
+    raise ApiError(
+        403, f"The identity that this request carries is refused: {failure}.", "permission_error", "identity_refused"
+    )
+
+
+def _claim(claims: dict[str, Any], name: str) -> str | None:
+    value = claims.get(name)
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _bearer(headers: Headers) -> str | None:
+    scheme, _, token = (headers.get(AUTHORIZATION) or "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _groups(headers: Headers) -> tuple[str, ...] | None:
+    """The groups that came along; None when the header is not sent at all, which says nothing about them."""
+    if not headers.sent(GROUPS):
+        return None
+    names = (unquote(part).strip() for part in (headers.get(GROUPS) or "").split(","))
+    return tuple(name[:LONGEST] for name in names if name)[:MOST_GROUPS]
+
+
+def _unquoted(value: str | None) -> str | None:
+    # `quote(name, safe=' ')` on the other side: a plus is a plus, so not unquote_plus.
+    return None if value is None else unquote(value).strip() or None
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode().strip()
+    except UnicodeDecodeError:
+        return value.decode("latin-1").strip()
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

@@ -1,0 +1,125 @@
+"""The limits that a request meets: its claims on the counters, and the answer when one of them does not fit."""
+
+from collections.abc import Iterable
+from zoneinfo import ZoneInfo
+
+from faregate.gateway.errors import ApiError
+from faregate.ledger.counters import counters_for
+from faregate.ledger.port import Claim, Counter, Refused
+from faregate.policy.explain import refusal_sentence
+from faregate.policy.model import Enforcement, Meter, Scope, Window
+from faregate.policy.rulebook import Resolution, Shape
+from faregate.policy.windows import Calendar
+from faregate.pricing.bound import Bound
+from faregate.pricing.estimate import EXPECTED_OUTPUT_TOKENS
+from faregate.records import Facts
+
+# A request that breaks several limits is refused by the one that lasts longest: the others' reset would not help.
+_LASTING = {
+    Window.TOTAL: 0,
+    Window.MONTH: 1,
+    Window.WEEK: 2,
+    Window.DAY: 3,
+    Window.HOUR: 4,
+    Window.MINUTE: 5,
+    None: 6,
+}
+_SECONDS = {Window.MINUTE: 60, Window.HOUR: 3_600, Window.DAY: 86_400, Window.WEEK: 604_800}
+_UNITS = {Meter.REQUESTS: "requests", Meter.TOKENS: "tokens", Meter.USD: "nano-usd", Meter.CONCURRENT: "requests"}
+
+RETRY_BUSY = 2
+"""Seconds after which to try again where only running requests are in the way."""
+RETRY_NEVER = 86_400
+"""Where no reset is due, such as a total: an administrator may change it any day."""
+
+
+def claims_for(
+    shapes: Iterable[Shape], calendar: Calendar, resolution: Resolution, facts: Facts, asked: Bound
+) -> list[Claim]:
+    """The claims on every counter that concerns a request that asks for `asked`, those that last longest first.
+
+    Counters that no limit of the person's own policy is about are held as well, without a limit: others may be
+    limited by them, such as by the pool of a group.
+    """
+    enforcement = resolution.policy.enforcement
+    soft = enforcement is Enforcement.SOFT
+    amounts = {
+        Meter.REQUESTS: (1, 0),
+        Meter.CONCURRENT: (1, 0),
+        Meter.TOKENS: (asked.prompt_tokens + EXPECTED_OUTPUT_TOKENS, 0) if soft else (asked.prompt_tokens, 1),
+        Meter.USD: (asked.fixed_nano, asked.nano_per_output_token),
+    }
+    counters = counters_for(
+        shapes,
+        calendar,
+        user_id=facts.user_id,
+        groups=facts.groups,
+        models=facts.candidates,
+        at=facts.admitted_at,
+    )
+    counters.sort(key=lambda counter: _LASTING[counter.window])
+    claims = []
+    for counter in counters:
+        fixed, per_output_token = amounts[counter.meter]
+        shape = Shape(counter.scope, counter.meter, counter.window, counter.models)
+        limit = resolution.limit_for(shape, counter.scope_id)
+        claims.append(Claim(counter, fixed, per_output_token, limit, enforcement is not Enforcement.SHADOW))
+    return claims
+
+
+def over_limit(refused: Refused, now: float, zone: ZoneInfo, contact: str) -> ApiError:
+    """The answer to a request that does not fit, with the headers of the IETF's RateLimit draft."""
+    counter = refused.counter
+    resets_at = float(counter.ends) if counter.ends else refused.frees_at
+    message = refusal_sentence(
+        scope=counter.scope,
+        meter=counter.meter,
+        window=counter.window,
+        used=refused.used,
+        held=refused.held,
+        limit=refused.limit,
+        needed=refused.needed,
+        resets_at=resets_at,
+        zone=zone,
+        models=counter.models,
+        group=counter.scope_id if counter.scope is Scope.GROUP else None,
+        contact=contact,
+    )
+    retry = _retry_after(refused, now, resets_at)
+    name = rule_in_words(counter).replace("/", "-").partition(" ")[0]
+    left = max(0, refused.limit - refused.used - refused.held)
+    policy = f'"{name}";q={refused.limit};qu="{_UNITS[counter.meter]}"'
+    if counter.ends:
+        policy += f";w={counter.ends - counter.starts}"
+    elif counter.window is Window.MINUTE:
+        policy += f";w={_SECONDS[Window.MINUTE]}"
+    is_rate = counter.window is Window.MINUTE
+    return ApiError(
+        429,
+        message,
+        "rate_limit_exceeded" if is_rate else "quota_exceeded",
+        "rate_limit_exceeded" if is_rate else name.replace("-", "_"),
+        headers={
+            "retry-after": str(retry),
+            "ratelimit-policy": policy,
+            "ratelimit": f'"{name}";r={left};t={retry}',
+        },
+    )
+
+
+def rule_in_words(counter: Counter) -> str:
+    """A limit in a few words, for records: `user/usd/day on anthropic/*`."""
+    parts = [counter.scope.value, counter.meter.value]
+    if counter.window is not None:
+        parts.append(counter.window.value)
+    words = "/".join(parts)
+    return f"{words} on {', '.join(counter.models)}" if counter.models else words
+
+
+def _retry_after(refused: Refused, now: float, resets_at: float | None) -> int:
+    if refused.used + refused.needed <= refused.limit and refused.counter.meter is not Meter.REQUESTS:
+        return RETRY_BUSY
+    if resets_at is None:
+        return RETRY_NEVER
+    # Rounded up: a second too early would be refused again.
+    return max(1, int(resets_at - now) + 1)

@@ -1,0 +1,257 @@
+"""Upstream's answer to the client, as it arrives; and the end of every exchange, however it comes.
+
+Once a request is admitted, this is where its hold is brought to an end: settled on the usage of the answer,
+or parked for the reconciler. That happens before the last bytes leave, so that who reads an answer to its end
+finds it accounted for; and it happens when the client has long gone.
+"""
+
+import time
+
+import msgspec
+
+from faregate.gateway.cancellation import stops_billing
+from faregate.gateway.client import Client
+from faregate.gateway.errors import ApiError, cut_short, upstream_unavailable
+from faregate.gateway.http1 import Exchange, NoAnswer, NotReached, TooSlow, UpstreamFailure
+from faregate.gateway.refusals import refusal_of
+from faregate.gateway.settlement import Outcome, Settler
+from faregate.gateway.sse import Reader, Splitter, decode_object, encode_object, text_of
+from faregate.gateway.upstream import Upstream
+from faregate.gateway.usage_reader import read_usage
+from faregate.ledger.port import Ledger
+from faregate.records import Facts, Status
+
+MOST_ERROR_BYTES = 1024 * 1024
+MOST_JSON_BYTES = 256 * 1024 * 1024
+LONGEST_DRAIN = 900.0
+"""Seconds for which an answer is read for its usage after its client has gone."""
+
+
+class Relay:
+    """Sends admitted requests upstream and their answers back."""
+
+    def __init__(self, upstream: Upstream, ledger: Ledger, settler: Settler, contact: str) -> None:
+        self._upstream = upstream
+        self._ledger = ledger
+        self._settler = settler
+        self._contact = contact
+
+    async def chat(self, facts: Facts, body: bytes, client: Client) -> None:
+        """Relay one chat completion. Raises `ApiError` while nothing was sent to the client yet."""
+        outcome = Outcome(facts, began_at=time.monotonic())
+        try:
+            await self._exchange(outcome, body, client)
+        finally:
+            # Still open only when the gateway itself broke off: what it cost will be asked for, or estimated.
+            await self._settler.finish(outcome, Status.ABORTED, time.monotonic(), "cut short by the gateway itself")
+
+    async def _exchange(self, outcome: Outcome, body: bytes, client: Client) -> None:
+        stream = outcome.facts.stream
+        accept = b"text/event-stream" if stream else b"application/json"
+        try:
+            exchange = await self._upstream.post(b"/chat/completions", body, accept)
+        except TooSlow as slow:
+            failure = upstream_unavailable(str(slow), self._contact, 504)
+            # It may be at work, and then it bills: the client hears of it now, the answer is waited for.
+            await client.fail(failure)
+            await self._late(outcome, slow.exchange, client)
+            return
+        except UpstreamFailure as broken:
+            # Without an answer there is no generation: nothing was billed.
+            await self._settler.free(outcome, time.monotonic(), str(broken))
+            raise upstream_unavailable(str(broken), self._contact) from None
+        await self._answer(outcome, exchange, client)
+
+    async def _late(self, outcome: Outcome, exchange: Exchange, client: Client) -> None:
+        try:
+            await exchange.answered(LONGEST_DRAIN)
+        except (TooSlow, NoAnswer, NotReached, UpstreamFailure) as failure:
+            exchange.abort()
+            await self._settler.finish(outcome, Status.FAILED, time.monotonic(), str(failure))
+            return
+        await self._answer(outcome, exchange, client)
+
+    async def _answer(self, outcome: Outcome, exchange: Exchange, client: Client) -> None:
+        try:
+            generation_id = exchange.header(b"x-generation-id")
+            if generation_id is not None:
+                await self.note(outcome, generation_id.decode("latin-1"))
+            if exchange.status != 200:
+                await self._refused(outcome, exchange)
+            elif (exchange.header(b"content-type") or b"").lower().startswith(b"text/event-stream"):
+                await _Stream(self, outcome, exchange, client).run()
+            else:
+                await self._json(outcome, exchange, client)
+        finally:
+            self._upstream.done(exchange)
+
+    async def _refused(self, outcome: Outcome, exchange: Exchange) -> None:
+        try:
+            body = await self._upstream.read_all(exchange, MOST_ERROR_BYTES)
+        except UpstreamFailure:
+            body = b""
+        fields = decode_object(body) or {}
+        retry_after = exchange.header(b"retry-after")
+        refusal = refusal_of(
+            exchange.status if exchange.status >= 400 else 502,
+            fields.get("error"),
+            body,
+            None if retry_after is None else retry_after.decode("latin-1"),
+            self._contact,
+        )
+        await self._settler.free(outcome, time.monotonic(), refusal.reason or refusal.message)
+        raise refusal
+
+    async def _json(self, outcome: Outcome, exchange: Exchange, client: Client) -> None:
+        # Read to the end in any case: a JSON answer is billed in full, whether or not somebody waits for it.
+        try:
+            body = await self._upstream.read_all(exchange, MOST_JSON_BYTES)
+        except UpstreamFailure as broken:
+            await self._settler.finish(outcome, Status.FAILED, time.monotonic(), str(broken))
+            raise upstream_unavailable(
+                str(broken), self._contact, 504 if isinstance(broken, TooSlow) else 502
+            ) from None
+        fields = decode_object(body)
+        if fields is None:
+            reason = f"upstream answered 200 with {len(body)} bytes that are not a JSON object"
+            await self._settler.finish(outcome, Status.FAILED, time.monotonic(), reason)
+            raise upstream_unavailable(reason, self._contact)
+        learn(outcome, fields)
+        outcome.first_byte_at = time.monotonic()
+        error = fields.get("error")
+        if error is not None and bytes(error) != b"null":
+            # A late failure arrives inside a success (contract, section 3); nobody looks for it there.
+            refusal = refusal_of(200, error, body, None, self._contact)
+            await self._settler.free(outcome, time.monotonic(), refusal.reason or refusal.message)
+            raise refusal
+        status = Status.ABORTED if client.gone else Status.COMPLETED
+        await self._settler.finish(outcome, status, time.monotonic())
+        if "event" in fields or "user_id" in fields:
+            fields.pop("event", None)
+            fields.pop("user_id", None)
+            body = encode_object(fields)
+        await client.answer(200, b"application/json", body)
+
+    async def note(self, outcome: Outcome, generation_id: str) -> None:
+        """Keep OpenRouter's id before the first byte is relayed: from here on any node can ask what this cost."""
+        outcome.generation_id = generation_id
+        await self._ledger.note(outcome.facts.request_id, generation_id)
+
+    async def settle(self, outcome: Outcome, status: Status, reason: str | None = None) -> None:
+        """Settle an exchange that is over, or park it when its cost is not known."""
+        await self._settler.finish(outcome, status, time.monotonic(), reason)
+
+    async def settle_free(self, outcome: Outcome, reason: str) -> None:
+        """Settle an exchange that ended in an error."""
+        await self._settler.free(outcome, time.monotonic(), reason)
+
+    @property
+    def contact(self) -> str:
+        """Whom people should ask."""
+        return self._contact
+
+    @property
+    def patience(self) -> float:
+        """Seconds that upstream may be silent in mid-stream."""
+        return self._upstream.idle_timeout
+
+
+class _Stream:
+    """One stream on its way through."""
+
+    def __init__(self, relay: Relay, outcome: Outcome, exchange: Exchange, client: Client) -> None:
+        self._relay = relay
+        self._outcome = outcome
+        self._exchange = exchange
+        self._client = client
+        self._splitter = Splitter()
+        self._reader = Reader()
+        self._deadline: float | None = None
+
+    async def run(self) -> None:
+        """Relay to the end of the stream; read on without the client if it leaves."""
+        client, exchange, splitter = self._client, self._exchange, self._splitter
+        await client.start(200, b"text/event-stream", [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
+        client.on_gone(self._left)
+        failure: UpstreamFailure | None = None
+        error: ApiError | None = None
+        while True:
+            try:
+                data = await exchange.read(self._relay.patience)
+            except UpstreamFailure as broken:
+                failure = broken
+                exchange.abort()
+                break
+            if not data:
+                break
+            if (block := splitter.feed(data)) and error is None:
+                error = await self._pass(block)
+            elif block:
+                # Nothing may follow an error event; but fees may still be told.
+                self._reader.read(block)
+                await self._learn()
+            if client.gone:
+                self._left()
+        if (rest := splitter.rest()) and error is None:
+            error = await self._pass(rest)
+        await self._end(failure, error)
+
+    async def _pass(self, block: bytes) -> ApiError | None:
+        """Pass a block of whole events on; the upstream error in it, if there is one."""
+        outcome, reader = self._outcome, self._reader
+        if outcome.first_byte_at is None:
+            outcome.first_byte_at = time.monotonic()
+        passed = reader.read(block)
+        await self._learn()
+        if passed.error is not None:
+            error = refusal_of(200, passed.error.get("error"), block, None, self._relay.contact)
+            await self._client.send(passed.data + error.event())
+            return error
+        if reader.done and outcome.usage is not None:
+            await self._relay.settle(outcome, self._status())
+        await self._client.send(passed.data)
+        return None
+
+    async def _learn(self) -> None:
+        outcome, reader = self._outcome, self._reader
+        outcome.provider, outcome.served_model = reader.provider, reader.model
+        if outcome.generation_id is None and reader.generation_id is not None:
+            await self._relay.note(outcome, reader.generation_id)
+        if reader.usage is not None:
+            # The last sound figures count: providers repeat and complete them.
+            outcome.usage = read_usage(reader.usage) or outcome.usage
+            reader.usage = None
+
+    async def _end(self, failure: UpstreamFailure | None, error: ApiError | None) -> None:
+        outcome = self._outcome
+        if error is not None:
+            await self._relay.settle_free(outcome, error.reason or error.message)
+        elif self._reader.done or outcome.usage is not None or self._client.gone:
+            await self._relay.settle(outcome, self._status(), None if failure is None else str(failure))
+        else:
+            reason = "upstream ended the stream without [DONE] and without usage" if failure is None else str(failure)
+            await self._relay.settle(outcome, Status.FAILED, reason)
+            await self._client.send(cut_short(reason).event())
+        await self._client.end()
+
+    def _status(self) -> Status:
+        return Status.ABORTED if self._client.gone else Status.COMPLETED
+
+    def _left(self) -> None:
+        """The client has gone: leave too where that stops the bill, else read on to the usage, for a while."""
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + LONGEST_DRAIN
+        stops = self._outcome.generation_id is not None and stops_billing(self._reader.provider)
+        if self._outcome.usage is None and (stops or now > self._deadline):
+            self._exchange.abort()
+
+
+def learn(outcome: Outcome, fields: dict[str, msgspec.Raw]) -> None:
+    """Take from the top level of a JSON answer who served it and what it used."""
+    outcome.provider = text_of(fields.get("provider")) or outcome.provider
+    outcome.served_model = text_of(fields.get("model")) or outcome.served_model
+    outcome.generation_id = outcome.generation_id or text_of(fields.get("id"))
+    usage = fields.get("usage")
+    if usage is not None:
+        outcome.usage = read_usage(usage)

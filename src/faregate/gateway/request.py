@@ -1,0 +1,173 @@
+"""A chat request as it came in, checked, and as it goes out.
+
+Only the top level is decoded; the values stay the bytes that were sent, so what is not ours to change leaves
+unchanged. Everything below is decoded from one dictionary and sent from the same one: a key that stands twice,
+or is spelled with escapes, means the same to us and to upstream.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TypeVar
+
+import msgspec
+
+from faregate.gateway.errors import bad_request
+from faregate.pricing.bound import Ceiling
+
+_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_null = b"null"
+_T = TypeVar("_T")
+
+_HAIR = Decimal("0.000001")
+"""Dollars per million tokens."""
+
+CAP_FIELDS = ("max_tokens", "max_completion_tokens")
+
+
+@dataclass(slots=True)
+class ChatRequest:
+    """A chat completion request. `cap` is the client's own limit of output tokens, None if it set none."""
+
+    fields: dict[str, msgspec.Raw]
+    model: str
+    fallbacks: tuple[str, ...]
+    stream: bool
+    cap: int | None
+    stream_options: dict[str, msgspec.Raw]
+    provider: dict[str, msgspec.Raw]
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Every model that OpenRouter may use for this request, the one asked for first."""
+        return tuple(dict.fromkeys((self.model, *self.fallbacks)))
+
+    def raw(self, name: str) -> bytes | None:
+        """The JSON text of a field; None when it is absent or null."""
+        value = self.fields.get(name)
+        return None if value is None or bytes(value) == _null else bytes(value)
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """Check a body. Raises `ApiError` (400) with a sentence that says what it should be."""
+    try:
+        if not body.isascii():
+            body.decode()
+        fields = _decoder.decode(body)
+    except msgspec.ValidationError:
+        raise bad_request("The request body should be a JSON object.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise bad_request("The request body should be JSON, and it cannot be read as such.") from None
+    model = _typed(fields, "model", str)
+    if not model or not model.strip():
+        raise bad_request("The request should name a model, for example openai/gpt-4o-mini.", "model")
+    messages = fields.get("messages")
+    if messages is None or not bytes(messages).startswith(b"[") or bytes(messages).translate(None, b" \t\r\n") == b"[]":
+        raise bad_request("The request should have messages: a list with at least one message.", "messages")
+    if (choices := _typed(fields, "n", int)) is not None and choices != 1:
+        raise bad_request("n should be 1: the gateway asks for one answer per request.", "n")
+    return ChatRequest(
+        fields=fields,
+        model=model,
+        fallbacks=_fallbacks(fields),
+        stream=bool(_typed(fields, "stream", bool)),
+        cap=_cap(fields),
+        stream_options=_typed(fields, "stream_options", dict[str, msgspec.Raw]) or {},
+        provider=_typed(fields, "provider", dict[str, msgspec.Raw]) or {},
+    )
+
+
+def outgoing(request: ChatRequest, *, cap: int, user: str, ceiling: Ceiling | None = None) -> bytes:
+    """The body for upstream: the output `cap` that the hold pays for, the pseudonym `user`, a `ceiling` of prices."""
+    fields = dict(request.fields)
+    named = [name for name in CAP_FIELDS if request.raw(name) is not None]
+    for name in named or CAP_FIELDS[:1]:
+        fields[name] = msgspec.Raw(b"%d" % cap)
+    _cap_reasoning(fields, cap)
+    fields["user"] = _raw(user)
+    if request.stream:
+        # Open WebUI asks for usage only from some models; the books need it from all.
+        fields["stream_options"] = _raw(request.stream_options | {"include_usage": msgspec.Raw(b"true")})
+    if ceiling is not None:
+        fields["provider"] = _raw(request.provider | {"max_price": _max_price(request.provider, ceiling)})
+    return msgspec.json.encode(fields)
+
+
+def _max_price(provider: dict[str, msgspec.Raw], ceiling: Ceiling) -> msgspec.Raw:
+    # The list shows the cheapest endpoint of a model and others may be dearer: the hold is true only if they are
+    # not used (contract, section 7). A hair more than the price itself, lest a rounding refuse the listed one.
+    prices = _typed(provider, "max_price", dict[str, msgspec.Raw]) or {}
+    for name, price in (("prompt", ceiling.prompt), ("completion", ceiling.completion)):
+        most = price + _HAIR
+        own = _price(prices.get(name))
+        if own is None or own > most:
+            prices[name] = msgspec.Raw(f"{most:f}".encode())
+    return _raw(prices)
+
+
+def _price(raw: msgspec.Raw | None) -> Decimal | None:
+    if raw is None:
+        return None
+    try:
+        price = msgspec.json.decode(raw, type=Decimal)
+    except msgspec.DecodeError:
+        return None
+    return price if price.is_finite() and price >= 0 else None
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _cap_reasoning(fields: dict[str, msgspec.Raw], cap: int) -> None:
+    # Reasoning is paid from the same cap, and providers refuse a reasoning budget that is not below it.
+    raw = fields.get("reasoning")
+    if raw is None:
+        return
+    try:
+        reasoning = _decoder.decode(raw)
+        budget = msgspec.json.decode(reasoning["max_tokens"], type=int)
+    except (msgspec.DecodeError, KeyError):
+        return
+    if budget >= cap:
+        reasoning["max_tokens"] = msgspec.Raw(b"%d" % max(1, cap // 2))
+        fields["reasoning"] = _raw(reasoning)
+
+
+def _fallbacks(fields: dict[str, msgspec.Raw]) -> tuple[str, ...]:
+    names = _typed(fields, "models", list[str]) or []
+    entries = _typed(fields, "fallbacks", list[dict[str, msgspec.Raw]]) or []
+    for entry in entries:
+        name = _typed(entry, "model", str)
+        if not name:
+            raise bad_request("Each entry of fallbacks should name a model.", "fallbacks")
+        names.append(name)
+    if not all(name.strip() for name in names):
+        raise bad_request("models should be a list of model names.", "models")
+    return tuple(names)
+
+
+def _cap(fields: dict[str, msgspec.Raw]) -> int | None:
+    caps = [value for name in CAP_FIELDS if (value := _typed(fields, name, int)) is not None]
+    if any(value < 1 for value in caps):
+        raise bad_request("max_tokens should be at least 1.", "max_tokens")
+    return min(caps, default=None)
+
+
+_WORDS: dict[object, str] = {
+    str: "a string",
+    int: "a whole number",
+    bool: "true or false",
+    list[str]: "a list of strings",
+    dict[str, msgspec.Raw]: "an object",
+    list[dict[str, msgspec.Raw]]: "a list of objects",
+}
+
+
+def _typed(fields: dict[str, msgspec.Raw], name: str, kind: type[_T]) -> _T | None:
+    raw = fields.get(name)
+    if raw is None or bytes(raw) == _null:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError:
+        raise bad_request(f"{name} should be {_WORDS[kind]}.", name) from None

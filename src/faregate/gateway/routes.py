@@ -1,0 +1,161 @@
+"""The table of routes: nothing else passes, and nothing else ever reaches upstream."""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from faregate.gateway.admission import Admission, Admitter
+from faregate.gateway.client import Client, Receive, Send
+from faregate.gateway.errors import ApiError, bad_request, no_route
+from faregate.gateway.identity import Gatekeeper, Headers
+from faregate.gateway.models import ModelList
+from faregate.gateway.refusals import is_account_problem
+from faregate.gateway.relay import Relay
+from faregate.gateway.request import outgoing, parse_chat
+
+_log = logging.getLogger("faregate.requests")
+_alarm = logging.getLogger("faregate.upstream")
+
+MOST_BODY_BYTES = 64 * 1024 * 1024
+PREFIXES = ("/api/v1", "/v1")
+_GZIP = re.compile(rb"(?:^|,)\s*(?:gzip|\*)\s*(?:;\s*q=(?!0(?:\.0*)?\s*(?:,|$))[\d.]+\s*)?(?=,|$)", re.IGNORECASE)
+
+
+class Call(NamedTuple):
+    """One request on its way to its handler."""
+
+    connection: str
+    headers: Headers
+    raw_headers: list[tuple[bytes, bytes]]
+    client: Client
+    receive: Receive
+    admission: list[Admission]
+
+
+Handler = Callable[[Call], Awaitable[None]]
+
+
+class Gateway:
+    """The data plane: a plain ASGI application for everything under /v1 and /api/v1."""
+
+    def __init__(
+        self,
+        gatekeeper: Gatekeeper,
+        admitter: Admitter,
+        relay: Relay,
+        models: ModelList,
+        *,
+        new_id: Callable[[], str],
+        log_requests: bool,
+    ) -> None:
+        self._gatekeeper = gatekeeper
+        self._admitter = admitter
+        self._relay = relay
+        self._models = models
+        self._new_id = new_id
+        self._log_requests = log_requests
+        self._routes: dict[tuple[str, str], Handler] = {
+            ("POST", "/chat/completions"): self._chat,
+            ("GET", "/models"): self._list_models,
+        }
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        request_id = self._new_id()
+        client = Client(request_id, receive, send)
+        admission: list[Admission] = []
+        refused: ApiError | None = None
+        try:
+            handler = self._route(scope)
+            headers = Headers(scope["headers"])
+            connection = self._gatekeeper.connection(headers)
+            await handler(Call(connection, headers, scope["headers"], client, receive, admission))
+        except ApiError as error:
+            refused = error
+            await client.fail(error)
+        except ClientLeft:
+            pass
+        finally:
+            client.close()
+        if refused is not None and is_account_problem(refused):
+            _alarm.error("OpenRouter refuses this gateway's account: %s", refused.reason)
+        if self._log_requests:
+            self._log(scope, request_id, client, admission, refused)
+
+    def _route(self, scope: dict[str, Any]) -> Handler:
+        method, path = scope["method"], scope["path"]
+        for prefix in PREFIXES:
+            if path.startswith(prefix):
+                handler = self._routes.get((method, path[len(prefix) :]))
+                # `path` is decoded: a spelling with escapes would be another path to whoever stands in front.
+                if handler is not None and scope.get("raw_path", path.encode()).partition(b"?")[0] == path.encode():
+                    return handler
+        raise no_route(method, path)
+
+    async def _list_models(self, call: Call) -> None:
+        headers = [(b"cache-control", b"private, max-age=60"), (b"vary", b"accept-encoding")]
+        offered = b",".join(value for name, value in call.raw_headers if name == b"accept-encoding")
+        if _GZIP.search(offered):
+            packed = [*headers, (b"content-encoding", b"gzip")]
+            await call.client.answer(200, b"application/json", self._models.packed, packed)
+        else:
+            await call.client.answer(200, b"application/json", self._models.body, headers)
+
+    async def _chat(self, call: Call) -> None:
+        caller = self._gatekeeper.caller(call.connection, call.headers)
+        body = await read_body(call)
+        request = parse_chat(body)
+        call.client.watch()
+        admission = await self._admitter.admit(call.client.request_id, caller, request)
+        call.admission.append(admission)
+        sent = outgoing(request, cap=admission.facts.cap, user=admission.pseudonym, ceiling=admission.ceiling)
+        await self._relay.chat(admission.facts, sent, call.client)
+
+    def _log(
+        self,
+        scope: dict[str, Any],
+        request_id: str,
+        client: Client,
+        admission: list[Admission],
+        refused: ApiError | None,
+    ) -> None:
+        facts = admission[0].facts if admission else None
+        _log.info(
+            "%s %s %s status=%d user=%s model=%s%s",
+            request_id,
+            scope["method"],
+            scope["path"][:200],
+            client.status,
+            facts.user_id if facts else "-",
+            facts.model if facts else "-",
+            f" code={refused.code}" if refused else "",
+        )
+
+
+class ClientLeft(Exception):
+    """The client left before its request was complete: there is nobody to answer."""
+
+
+async def read_body(call: Call) -> bytes:
+    """The whole body. Raises `ApiError` (413) above 64 MB, and `ClientLeft`."""
+    for name, value in call.raw_headers:
+        if name == b"content-length" and value.isdigit() and int(value) > MOST_BODY_BYTES:
+            raise _too_large()
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await call.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        if piece := message.get("body", b""):
+            size += len(piece)
+            if size > MOST_BODY_BYTES:
+                raise _too_large()
+            pieces.append(piece)
+        if not message.get("more_body", False):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large() -> ApiError:
+    return bad_request("The request body is larger than 64 MB, which is the most that is accepted.", status=413)

@@ -1,0 +1,182 @@
+"""Whole events out of a byte stream, and the ones among them that must not pass as they are.
+
+Open WebUI reads a stream line by line: a line `data: {...}` with a top-level `event` runs as code in the
+person's browser, and OpenRouter's own form of a mid-stream error shows as a silently truncated answer
+(contract with Open WebUI, sections c and d). So every event that could carry such a key is decoded; the
+rest, which is nearly all of them, passes untouched.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+_BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
+_BOUNDARY_OVERLAP = 3
+# `\u00` can spell any of the keys: an escaped letter is as good as the letter itself.
+_SUSPECT = re.compile(rb'"usage"|"error"|"event"|\\u00')
+# At the start of a line, where no text of an answer can be: JSON has no raw line ends in its strings.
+_DONE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\]")
+
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encoder = msgspec.json.Encoder()
+
+
+def decode_object(payload: bytes) -> dict[str, msgspec.Raw] | None:
+    """The top level of a JSON object, its values still raw; None for anything else."""
+    try:
+        return _object_decoder.decode(payload)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        # Open WebUI's parser takes NaN and lone surrogates, which are not JSON: what it would read, we must read.
+        value = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    return {key: msgspec.Raw(json.dumps(item).encode()) for key, item in value.items()}
+
+
+def encode_object(fields: Mapping[str, msgspec.Raw]) -> bytes:
+    """The JSON text of an object whose values are raw."""
+    return _encoder.encode(fields)
+
+
+class Splitter:
+    """Cuts a byte stream, however it is split, into blocks of whole events."""
+
+    def __init__(self) -> None:
+        self._tail = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        """All events that are complete now; what follows the last of them is kept back."""
+        tail = self._tail
+        if not tail and data.endswith(b"\n\n"):
+            return data
+        searched = max(0, len(tail) - _BOUNDARY_OVERLAP)
+        tail += data
+        end = max(
+            tail.rfind(b"\n\n", searched) + 2, tail.rfind(b"\n\r\n", searched) + 3, tail.rfind(b"\r\r", searched) + 2
+        )
+        if end < 3:
+            # rfind's -1 leaves 1 or 2: no boundary. A boundary at the very start would be an empty event.
+            return b""
+        block = bytes(tail[:end])
+        del tail[:end]
+        return block
+
+    def rest(self) -> bytes:
+        """What the stream ended on, without the end of an event."""
+        rest = bytes(self._tail)
+        self._tail.clear()
+        return rest
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What may be passed on; and, when `error` is set, the upstream error after which nothing more may follow."""
+
+    data: bytes
+    error: dict[str, msgspec.Raw] | None = None
+
+
+class Reader:
+    """Reads the events of a chat stream as they pass: who serves, what it cost, what must be taken out."""
+
+    def __init__(self) -> None:
+        self.provider: str | None = None
+        self.model: str | None = None
+        self.generation_id: str | None = None
+        self.usage: msgspec.Raw | None = None
+        self.done = False
+        self._named = False
+
+    def read(self, block: bytes) -> Block:
+        """Pass a block of whole events, as bytes unless one of them has to change."""
+        if b"[DONE]" in block and _DONE.search(block) is not None:
+            self.done = True
+        if self._named and _SUSPECT.search(block) is None:
+            return Block(block)
+        passed: list[bytes] = []
+        failed: dict[str, msgspec.Raw] | None = None
+        for event in _events(block):
+            if self._named and _SUSPECT.search(event) is None:
+                data, error = event, None
+            else:
+                data, error = self._event(event)
+            if failed is None:
+                passed.append(data)
+                failed = error
+        return Block(b"".join(passed), failed)
+
+    def _event(self, event: bytes) -> tuple[bytes, dict[str, msgspec.Raw] | None]:
+        lines = _joined(event.splitlines(keepends=True))
+        for position, line in enumerate(lines):
+            text = line.rstrip(b"\r\n")
+            if text.startswith(b"data:"):
+                payload = text[5:].strip()
+            elif text.startswith(b"{"):
+                payload = text
+            else:
+                continue
+            fields = decode_object(payload)
+            if fields is None:
+                continue
+            self._learn(fields)
+            if _present(fields.get("error")):
+                return b"", fields
+            if fields.pop("event", None) is not None:
+                lines[position] = b"data: " + encode_object(fields) + line[len(text) :]
+        return b"".join(lines), None
+
+    def _learn(self, fields: dict[str, msgspec.Raw]) -> None:
+        self._named = True
+        self.provider = text_of(fields.get("provider")) or self.provider
+        self.model = text_of(fields.get("model")) or self.model
+        self.generation_id = self.generation_id or text_of(fields.get("id"))
+        if _present(usage := fields.get("usage")):
+            self.usage = usage
+
+
+def _present(raw: msgspec.Raw | None) -> bool:
+    return raw is not None and bytes(raw) != b"null"
+
+
+def _joined(lines: list[bytes]) -> list[bytes]:
+    """The lines of an event, its payload on one of them.
+
+    A JSON text over several data lines is one payload to the SSE standard; to Open WebUI each line is its own.
+    """
+    data = [line for line in lines if line.startswith(b"data:")]
+    if len(data) < 2:
+        return lines
+    payload = b"".join(line[5:].strip() for line in data)
+    if decode_object(payload) is None:
+        return lines
+    first = lines.index(data[0])
+    rest = [line for line in lines[first:] if not line.startswith(b"data:")]
+    return [*lines[:first], b"data: " + payload + b"\n", *rest]
+
+
+def text_of(raw: msgspec.Raw | None) -> str | None:
+    """The string that a raw JSON value is, if it is one and not empty."""
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=str) or None
+    except msgspec.DecodeError:
+        return None
+
+
+def _events(block: bytes) -> list[bytes]:
+    events: list[bytes] = []
+    start = 0
+    for boundary in _BOUNDARY.finditer(block):
+        events.append(block[start : boundary.end()])
+        start = boundary.end()
+    if start < len(block):
+        events.append(block[start:])
+    return events

@@ -1,0 +1,167 @@
+"""Connections to OpenRouter: a keep-alive pool over one origin, with our key and our attribution."""
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from faregate import __version__
+from faregate.gateway.http1 import Connection, Exchange, NoAnswer, NotReached, TooSlow
+
+IDLE_SECONDS = 30.0
+"""How long an unused connection is kept: shorter than what the edge in front of OpenRouter keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """Where upstream is and how long to wait for it (seconds)."""
+
+    base_url: str
+    api_key: str
+    http_referer: str | None
+    title: str
+    connect_timeout: float
+    first_byte_timeout: float
+    idle_timeout: float
+
+
+class Upstream:
+    """The one client of OpenRouter in this process."""
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        parts = urlsplit(settings.base_url)
+        self._settings = settings
+        self._host = parts.hostname or ""
+        self._tls = _tls_context() if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._tls else 80)
+        self._prefix = parts.path.rstrip("/").encode()
+        self._pool: list[Connection] = []
+        self._loop = asyncio.get_running_loop()
+        self.idle_timeout = settings.idle_timeout
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        if parts.port is not None:
+            host = f"{host}:{parts.port}"
+        lines = [
+            f"host: {host}",
+            f"authorization: Bearer {settings.api_key}",
+            f"x-title: {settings.title}",
+            f"user-agent: faregate/{__version__}",
+            "accept-encoding: identity",
+        ]
+        if settings.http_referer:
+            lines.append(f"http-referer: {settings.http_referer}")
+        self._headers = "\r\n".join(lines).encode() + b"\r\n"
+
+    async def post(self, path: bytes, body: bytes, accept: bytes) -> Exchange:
+        """Send `body` (JSON) to `path` below the base URL and wait for the headers of the answer.
+
+        Raises `NotReached` when nothing was sent, `NoAnswer` or `Cut` afterwards, and `TooSlow` with the
+        exchange still open: what was asked for may be under way, and billed.
+        """
+        head = b"POST %b%b HTTP/1.1\r\n%baccept: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (
+            self._prefix,
+            path,
+            self._headers,
+            accept,
+            len(body),
+        )
+        return await self._exchange(head, body)
+
+    async def get(self, path: bytes) -> Exchange:
+        """Ask for `path` below the base URL. Raises as `post` does."""
+        head = b"GET %b%b HTTP/1.1\r\n%baccept: application/json\r\n\r\n" % (self._prefix, path, self._headers)
+        return await self._exchange(head, b"")
+
+    async def get_json(self, path: bytes, limit: int) -> tuple[int, bytes]:
+        """Status and whole body, at most `limit` bytes, of a GET. Raises `UpstreamFailure`."""
+        try:
+            exchange = await self.get(path)
+        except TooSlow as slow:
+            slow.exchange.abort()
+            raise
+        try:
+            return exchange.status, await self.read_all(exchange, limit)
+        finally:
+            self.done(exchange)
+
+    async def read_all(self, exchange: Exchange, limit: int) -> bytes:
+        """The rest of the body, at most `limit` bytes. Raises `UpstreamFailure`, `NotReached` never."""
+        pieces: list[bytes] = []
+        size = 0
+        while data := await exchange.read(self.idle_timeout):
+            size += len(data)
+            if size > limit:
+                exchange.abort()
+            else:
+                pieces.append(data)
+        return b"".join(pieces)
+
+    def done(self, exchange: Exchange) -> None:
+        """The caller has read what it wants; the connection goes back to the pool if it is clean."""
+        connection = exchange.connection
+        if exchange.complete and connection.reusable:
+            connection.idle_since = self._loop.time()
+            self._pool.append(connection)
+        else:
+            exchange.abort()
+
+    def close(self) -> None:
+        """End all idle connections."""
+        while self._pool:
+            self._pool.pop().close()
+
+    async def _exchange(self, head: bytes, body: bytes) -> Exchange:
+        connection = self._idle()
+        if connection is not None:
+            exchange = connection.start(head, body)
+            try:
+                await self._answer(exchange)
+            except NoAnswer:
+                # Upstream closed an idle connection while the request was on its way: it was not looked at.
+                # On a connection that is new the same would mean something else, so it is tried only once.
+                pass
+            else:
+                return exchange
+        exchange = (await self._connect()).start(head, body)
+        await self._answer(exchange)
+        return exchange
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await exchange.answered(self._settings.first_byte_timeout)
+        except asyncio.CancelledError:
+            exchange.abort()
+            raise
+
+    def _idle(self) -> Connection | None:
+        oldest = self._loop.time() - IDLE_SECONDS
+        while self._pool:
+            connection = self._pool.pop()
+            if connection.reusable and connection.idle_since > oldest:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self) -> Connection:
+        timeout = self._settings.connect_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                _, connection = await self._loop.create_connection(
+                    Connection,
+                    self._host,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls else None,
+                )
+        except TimeoutError:
+            raise NotReached(f"no connection to {self._host}:{self._port} within {timeout:g} s") from None
+        except OSError as error:
+            raise NotReached(f"no connection to {self._host}:{self._port}: {error}") from None
+        return connection
+
+
+def _tls_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,81 @@
+"""Finds tokens and cost in the `usage` of an answer (contract with OpenRouter, section 2).
+
+Numbers are taken as written, never through a float. What is negative, not finite or absurd counts as missing:
+it must neither credit nor ruin anybody.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+import msgspec
+
+_decoder = msgspec.json.Decoder(float_hook=Decimal)
+
+MOST_TOKENS = 2**40
+MOST_DOLLARS = Decimal(10_000)
+"""More than any single request has ever cost: a figure above it is an error of the sender."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one answer used. `cost` is in dollars, with what the provider bills directly under BYOK; None if unknown."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    cost: Decimal | None
+
+
+def read_usage(raw: msgspec.Raw | bytes) -> Usage | None:
+    """The usage that a raw JSON value describes; None when it has no sound token counts."""
+    try:
+        value = _decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    prompt = _tokens(value.get("prompt_tokens"))
+    completion = _tokens(value.get("completion_tokens"))
+    if prompt is None or completion is None:
+        return None
+    total = _tokens(value.get("total_tokens"))
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion if total is None else total,
+        cached_tokens=_detail(value, "prompt_tokens_details", "cached_tokens"),
+        reasoning_tokens=_detail(value, "completion_tokens_details", "reasoning_tokens"),
+        cost=_cost(value),
+    )
+
+
+def _cost(usage: dict[object, object]) -> Decimal | None:
+    cost = _dollars(usage.get("cost"))
+    if cost is None or usage.get("is_byok") is not True:
+        return cost
+    details = usage.get("cost_details")
+    upstream = _dollars(details.get("upstream_inference_cost")) if isinstance(details, dict) else None
+    # Under BYOK the provider's own bill is the larger part; without it the cost is not known.
+    return None if upstream is None else cost + upstream
+
+
+def _detail(usage: dict[object, object], group: str, name: str) -> int:
+    details = usage.get(group)
+    return (_tokens(details.get(name)) or 0) if isinstance(details, dict) else 0
+
+
+def _tokens(value: object) -> int | None:
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_TOKENS:
+        return None
+    return value
+
+
+def _dollars(value: object) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return None
+    amount = Decimal(value)
+    return amount if amount.is_finite() and 0 <= amount <= MOST_DOLLARS else None

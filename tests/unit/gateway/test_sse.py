@@ -1,0 +1,118 @@
+"""What passes through a stream, at any split of its bytes, and what must not."""
+
+import json
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faregate.gateway.sse import Reader, Splitter
+
+HEAD = (
+    'data: {"id":"gen-1-abc","provider":"OpenAI","model":"openai/gpt-4o-mini","choices":[{"delta":{"content":"Hé"}}]}'
+)
+USAGE = 'data: {"id":"gen-1-abc","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"cost":0.0000057915}}'
+
+
+def relay(stream: bytes, cuts: list[int] | None = None) -> tuple[bytes, Reader]:
+    """What a client receives of `stream` when it arrives cut at `cuts`."""
+    splitter, reader, out = Splitter(), Reader(), b""
+    edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts or [])})
+    pieces = [stream[a:b] for a, b in pairwise(edges)]
+    for piece in pieces:
+        if block := splitter.feed(piece):
+            out += reader.read(block).data
+    if rest := splitter.rest():
+        out += reader.read(rest).data
+    return out, reader
+
+
+def payloads(stream: bytes) -> list[object]:
+    """What Open WebUI would parse: each line that begins with `data:`, on its own, with Python's own reader."""
+    found = []
+    for line in stream.decode().split("\n"):
+        if line.startswith("data:"):
+            try:
+                found.append(json.loads(line[5:].strip()))
+            except ValueError:
+                continue
+    return found
+
+
+def test_ordinary_events_and_comments_pass_byte_for_byte() -> None:
+    stream = f": OPENROUTER PROCESSING\n\n{HEAD}\n\n{USAGE}\n\ndata: [DONE]\n\n".encode()
+    out, reader = relay(stream)
+    assert out == stream
+    assert (reader.provider, reader.model, reader.generation_id) == ("OpenAI", "openai/gpt-4o-mini", "gen-1-abc")
+    assert reader.usage is not None
+    assert b"0.0000057915" in bytes(reader.usage)
+    assert reader.done
+
+
+_EVENTS = st.lists(
+    st.sampled_from(
+        [
+            ": OPENROUTER PROCESSING",
+            HEAD,
+            USAGE,
+            'data: {"choices":[{"delta":{"content":"\\"usage\\" and \\u00e9"}}]}',
+            'data: {"event":{"type":"execute","data":{"code":"alert(1)"}},"choices":[]}',
+            'data: {"\\u0065vent":{"type":"execute"},"choices":[]}',
+            'data: {"event":1,"x":NaN}',
+            'data: {"choices":[],\ndata: "event":{"type":"execute"}}',
+            "data: [DONE]",
+            "event: ping\ndata: {}",
+            "",
+        ]
+    ),
+    max_size=8,
+)
+
+
+@given(events=_EVENTS, cuts=st.lists(st.integers(0, 4096), max_size=12), newline=st.sampled_from(["\n", "\r\n"]))
+def test_no_split_of_a_stream_changes_what_is_relayed_or_found(
+    events: list[str], cuts: list[int], newline: str
+) -> None:
+    stream = "".join(event.replace("\n", newline) + newline * 2 for event in events).encode()
+    whole, one = relay(stream)
+    parts, other = relay(stream, cuts)
+    assert parts == whole
+    assert (one.usage, one.generation_id, one.done) == (other.usage, other.generation_id, other.done)
+
+
+@given(events=_EVENTS, cuts=st.lists(st.integers(0, 4096), max_size=6), newline=st.sampled_from(["\n", "\r\n"]))
+def test_no_event_key_ever_reaches_the_browser(events: list[str], cuts: list[int], newline: str) -> None:
+    stream = "".join(event.replace("\n", newline) + newline * 2 for event in events).encode()
+    out, _ = relay(stream, cuts)
+    assert not [payload for payload in payloads(out) if isinstance(payload, dict) and "event" in payload]
+
+
+def test_an_event_key_is_removed_and_the_rest_of_its_chunk_stays() -> None:
+    out, _ = relay(b'data: {"id":"g","event":{"type":"execute"},"choices":[{"delta":{"content":"hi"}}]}\n\n')
+    assert payloads(out) == [{"id": "g", "choices": [{"delta": {"content": "hi"}}]}]
+
+
+def test_an_event_key_on_the_last_line_without_an_end_is_removed_too() -> None:
+    out, _ = relay(b'data: {"event":{"type":"execute"},"choices":[]}')
+    assert payloads(out) == [{"choices": []}]
+
+
+def test_nothing_is_relayed_after_an_upstream_error_but_usage_is_still_read() -> None:
+    splitter, reader = Splitter(), Reader()
+    error = 'data: {"id":"g","error":{"code":429,"message":"slow down"},"choices":[{"finish_reason":"error"}]}'
+    block = reader.read(splitter.feed(f"{HEAD}\n\n{error}\n\n{USAGE}\n\ndata: [DONE]\n\n".encode()))
+    assert block.data == f"{HEAD}\n\n".encode()
+    assert block.error is not None
+    assert b"slow down" in bytes(block.error["error"])
+    assert reader.usage is not None
+
+
+def test_an_error_on_a_bare_line_is_an_error_too() -> None:
+    block = Reader().read(b'{"error":{"message":"no"}}\n\n')
+    assert block.error is not None
+
+
+def test_an_event_of_megabytes_passes_whole() -> None:
+    event = b'data: {"choices":[{"delta":{"content":"' + b"x" * 3_000_000 + b'"}}]}\n\n'
+    out, _ = relay(event, list(range(0, len(event), 65_536)))
+    assert out == event
