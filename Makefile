@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format lock clean
+
+# Which Python makes .venv: 3.11 or newer. Left empty, the first that fits is taken.
+PYTHON ?=
+export PYTHON
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+
+run: ## Start Faregate; the first time, install it into .venv
+	@scripts/bootstrap run
+	@exec .venv/bin/faregate serve
+
+test: lint ## Check style and types, and run all tests
+	.venv/bin/pytest
+
+lint: ## Check style and types
+	@scripts/bootstrap dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: ## Format the code and mend what can be mended
+	@scripts/bootstrap dev
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+lock: ## Write the lock files anew from pyproject.toml (UPGRADE=1: newest versions)
+	@scripts/lock $(if $(UPGRADE),--upgrade)
+
+clean: ## Remove .venv, build and caches; the data stay
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
