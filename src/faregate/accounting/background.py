@@ -1,0 +1,19 @@
+"""Tasks that run beside the requests."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+
+log = logging.getLogger(__name__)
+
+
+def background(work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+    """Run `work` beside the requests. Should it ever end by an error, that is said at once, not when it is stopped."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_report)
+    return task
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("the background task %s has ended by an error", task.get_name(), exc_info=error)

@@ -1,0 +1,294 @@
+"""What is on its way to the database: kept, in order, until the database has it.
+
+Adding is synchronous and never waits. A background task writes in batches (group commit); while the store is away
+everything stays here, and in the journal where there is one. A row that the store refuses is set aside and
+reported, so that it neither blocks the others nor is lost in silence.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import NamedTuple, Protocol
+
+from faregate.accounting.background import background
+from faregate.accounting.clock import Clock, SystemClock
+from faregate.directory import User
+from faregate.ledger.journal import JournalError
+from faregate.ledger.port import Hold
+from faregate.records import Status, UsageRecord
+from faregate.store.errors import StoreUnavailable
+
+BATCH_ROWS = 500
+GROUP_SECONDS = 0.05
+"""A row waits at most this long for company."""
+
+FIRST_PATIENCE = 0.25
+MOST_PATIENCE = 5.0
+"""Seconds between two tries while the store is away: doubled each time, from the first to the most."""
+
+ALARM_ROWS = 10_000
+"""From here on, and at each doubling, the backlog is an error in the log. Nothing is ever trimmed."""
+
+COMPACT_BYTES = 32 * 1024 * 1024
+"""The journal is rewritten above this size, and again when it has grown to twice what was left of it."""
+
+log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Where batches go: the store."""
+
+    async def write(self, people: Sequence[User], records: Sequence[UsageRecord]) -> None:
+        """Keep all of it or nothing; harmless to repeat. Raises `StoreUnavailable` while the database is away."""
+        ...
+
+
+class Log(Protocol):
+    """The journal, as far as the outbox looks after it. All of it raises `JournalError` when the disk fails."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        ...
+
+    def settled(self, record: UsageRecord) -> None:
+        """Keep a final record."""
+        ...
+
+    def sync(self) -> None:
+        """Put everything on the disk. Blocks; may be called from another thread."""
+        ...
+
+    def compact(self, holds: Iterable[Hold], records: Iterable[UsageRecord] = ()) -> None:
+        """Forget everything but these."""
+        ...
+
+
+class Lag(NamedTuple):
+    """How far the database is behind. `oldest` is the age of the oldest row in seconds, `dead` are request and user
+    ids of rows that the store refused, `error` is why the last try failed; None once a try has succeeded."""
+
+    waiting: int
+    oldest: float
+    error: str | None
+    dead: tuple[str, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    number: int
+    since: float
+    row: User | UsageRecord
+
+
+class Outbox:
+    """Users and records that the database does not have yet."""
+
+    def __init__(
+        self,
+        store: Sink,
+        journal: Log | None = None,
+        *,
+        clock: Clock | None = None,
+        compact_bytes: int = COMPACT_BYTES,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._live: Callable[[], Iterable[Hold]] | None = None
+        self._clock = clock or SystemClock()
+        self._compact_bytes = self._compact_at = compact_bytes
+        self._synced = 0
+        # Ordered dicts, not plain ones: those step over every deleted key to find their first.
+        self._users: OrderedDict[str, _Entry] = OrderedDict()
+        self._records: OrderedDict[str, _Entry] = OrderedDict()
+        self._dead: dict[str, _Entry] = {}
+        self._added = 0
+        self._alarm_at = ALARM_ROWS
+        self._error: str | None = None
+        self._writing = asyncio.Lock()
+        self._work = asyncio.Event()
+        self._full = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def add_user(self, user: User) -> None:
+        """Write `user` as it is now; a state of the same person that still waits is replaced by it."""
+        self._add(self._users, user.id, replace(user))
+
+    def add_record(self, record: UsageRecord) -> None:
+        """Write `record`. A final record replaces its pending one that still waits, never the other way round."""
+        waiting = self._records.get(record.facts.request_id)
+        if waiting is not None and record.status is Status.PENDING:
+            return
+        if record.status is Status.REFUSED:
+            self._journal_refusal(record)
+        self._add(self._records, record.facts.request_id, record)
+
+    @property
+    def lag(self) -> Lag:
+        """How far the database is behind, for readiness and metrics."""
+        first = min((next(iter(rows.values())).since for rows in (self._users, self._records) if rows), default=None)
+        oldest = 0.0 if first is None else self._clock.monotonic() - first
+        return Lag(self._waiting, oldest, self._error, tuple(self._dead))
+
+    def restore(self, records: Iterable[UsageRecord]) -> None:
+        """Take on the records that the journal kept over a restart; the database may have them already."""
+        for record in records:
+            self._add(self._records, record.facts.request_id, record)
+
+    def unwritten(self) -> list[UsageRecord]:
+        """The final records that the database does not have yet, or refuses. What is pending is in its hold."""
+        rows = (entry.row for entry in chain(self._dead.values(), self._records.values()))
+        return [row for row in rows if isinstance(row, UsageRecord) and row.status is not Status.PENDING]
+
+    def start(self, live: Callable[[], Iterable[Hold]] = tuple) -> None:
+        """Begin to write in the background.
+
+        `live` tells the ledger's holds, without which the journal cannot be compacted: not before this call.
+        """
+        self._live = live
+        self._stopping.clear()
+        self._task = background(self._run(), "outbox")
+
+    async def stop(self) -> None:
+        """End the background task and write what is left. With the store away, the rows stay in the journal."""
+        self._stopping.set()
+        self._work.set()
+        self._full.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+        try:
+            await self.flush()
+        except StoreUnavailable as error:
+            log.error("%d rows are not in the database at the end: %s", self._waiting, error)  # noqa: TRY400
+
+    async def flush(self) -> None:
+        """Return once all that was added before this call is written or reported as refused.
+
+        Raises `StoreUnavailable` if the store is away; everything is kept then.
+        """
+        upto = self._added
+        while self._oldest() <= upto:
+            await self._write_batch()
+
+    async def _run(self) -> None:
+        patience = FIRST_PATIENCE
+        while not self._stopping.is_set():
+            await self._clock.wait(self._work, None)
+            await self._clock.wait(self._full, GROUP_SECONDS)
+            try:
+                await self._write_batch()
+                patience = FIRST_PATIENCE
+            except StoreUnavailable as error:
+                log.warning("%d rows wait for the database: %s", self._waiting, error)
+                await self._clock.wait(self._stopping, patience)
+                patience = min(2 * patience, MOST_PATIENCE)
+
+    async def _write_batch(self) -> None:
+        async with self._writing:
+            # People first: a record is never in the database before the person it belongs to.
+            batch = list(islice(chain(self._users.values(), self._records.values()), BATCH_ROWS))
+            if not batch:
+                return
+            try:
+                await self._write(batch)
+            except StoreUnavailable as error:
+                self._error = str(error)
+                raise
+            finally:
+                self._rearm()
+            self._error = None
+            await self._tidy()
+
+    async def _write(self, batch: list[_Entry]) -> None:
+        people = [entry.row for entry in batch if isinstance(entry.row, User)]
+        records = [entry.row for entry in batch if isinstance(entry.row, UsageRecord)]
+        try:
+            await self._store.write(people, records)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a row does to the store, the others must get through
+            if len(batch) > 1:
+                half = len(batch) // 2
+                await self._write(batch[:half])
+                await self._write(batch[half:])
+                return
+            self._bury(batch[0], error)
+        else:
+            for entry in batch:
+                self._dead.pop(_id(entry), None)
+        for entry in batch:
+            rows = self._users if isinstance(entry.row, User) else self._records
+            # A newer state of the same row may have taken its place meanwhile, and has to be written too.
+            if rows.get(_id(entry)) is entry:
+                del rows[_id(entry)]
+
+    def _bury(self, entry: _Entry, error: Exception) -> None:
+        # Only the kind of error: its text may quote what is in the row.
+        log.error("the database refuses %s %s: %s", type(entry.row).__name__, _id(entry), type(error).__name__)
+        self._dead[_id(entry)] = entry
+
+    async def _tidy(self) -> None:
+        journal = self._journal
+        if journal is None:
+            return
+        try:
+            if self._live is not None and journal.size > self._compact_at:
+                # In one step with what is in memory: nothing can be settled between looking and rewriting.
+                journal.compact(self._live(), self.unwritten())
+                self._compact_at = max(self._compact_bytes, 2 * journal.size)
+            elif journal.size != self._synced:
+                self._synced = journal.size
+                await asyncio.to_thread(journal.sync)
+        except JournalError as error:
+            self._compact_at = journal.size + self._compact_bytes
+            log.error("%s", error)  # noqa: TRY400
+
+    def _journal_refusal(self, record: UsageRecord) -> None:
+        # The ledger tells the journal about all other final records; a refusal never reaches the ledger.
+        if self._journal is None:
+            return
+        try:
+            self._journal.settled(record)
+        except JournalError as error:
+            log.warning("the refusal of request %s is in memory only: %s", record.facts.request_id, error)
+
+    def _add(self, rows: OrderedDict[str, _Entry], key: str, row: User | UsageRecord) -> None:
+        self._added += 1
+        before = rows.get(key)
+        if before is None:
+            rows[key] = _Entry(self._added, self._clock.monotonic(), row)
+        else:
+            rows[key] = _Entry(before.number, before.since, row)
+        self._work.set()
+        waiting = self._waiting
+        if waiting >= BATCH_ROWS:
+            self._full.set()
+        if waiting >= self._alarm_at:
+            log.error("%d rows wait for the database; they are kept, in memory", waiting)
+            self._alarm_at *= 2
+
+    def _rearm(self) -> None:
+        if self._stopping.is_set():
+            return
+        if not self._waiting:
+            self._work.clear()
+            self._alarm_at = ALARM_ROWS
+        if self._waiting < BATCH_ROWS:
+            self._full.clear()
+
+    def _oldest(self) -> float:
+        firsts = (next(iter(rows.values())).number for rows in (self._users, self._records) if rows)
+        return min(firsts, default=float("inf"))
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._users) + len(self._records)
+
+
+def _id(entry: _Entry) -> str:
+    return entry.row.id if isinstance(entry.row, User) else entry.row.facts.request_id

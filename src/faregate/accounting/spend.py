@@ -1,0 +1,206 @@
+"""What was spent in the live windows: the sums that a counter starts from, whenever its limit is added.
+
+The records are the truth. This is their sum by (person, groups, models), so that a limit that appears in
+mid-window counts what was already spent in that window, whatever the limit is about.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+from faregate.ledger.port import Counter
+from faregate.policy.model import Meter, Scope, Window
+from faregate.policy.patterns import limit_applies
+from faregate.policy.windows import UNBOUNDED, Calendar
+from faregate.records import UsageRecord
+from faregate.store.usage import ChargedRow, SpendRow
+
+SLIDING_SECONDS = 60.0
+"""The length of the sliding `minute`."""
+
+
+class Amounts(NamedTuple):
+    """What was spent: requests, tokens, nano-dollars."""
+
+    requests: int = 0
+    tokens: int = 0
+    nano: int = 0
+
+    def of(self, meter: Meter) -> int:
+        """The part that `meter` counts. Parallel requests are holds, never spending: 0."""
+        match meter:
+            case Meter.REQUESTS:
+                return self.requests
+            case Meter.TOKENS:
+                return self.tokens
+            case Meter.USD:
+                return self.nano
+            case Meter.CONCURRENT:
+                return 0
+
+    def plus(self, other: "Amounts") -> "Amounts":
+        """Both together."""
+        return Amounts(self.requests + other.requests, self.tokens + other.tokens, self.nano + other.nano)
+
+
+class Payer(NamedTuple):
+    """Whose counters a record is on: a person, in these groups, with these models."""
+
+    user_id: str
+    groups: tuple[str, ...]
+    models: tuple[str, ...]
+
+    def on(self, counter: Counter) -> bool:
+        """Whether `counter` adds up what this payer spends."""
+        match counter.scope:
+            case Scope.USER:
+                concerned = counter.scope_id == self.user_id
+            case Scope.GROUP:
+                concerned = counter.scope_id in self.groups
+            case Scope.EVERYONE:
+                concerned = True
+        return concerned and limit_applies(counter.models, self.models)
+
+
+def amounts_of(record: UsageRecord) -> Amounts:
+    """What `record` charges."""
+    return Amounts(record.requests, record.total_tokens, record.cost_nano)
+
+
+def charge_of(record: UsageRecord, meter: Meter) -> int:
+    """What `record` charges on a counter of `meter`: requests, tokens or nano-dollars."""
+    return amounts_of(record).of(meter)
+
+
+class SpendSource(Protocol):
+    """Where the sums come from at start: the store."""
+
+    async def spend(self, since: float) -> list[SpendRow]:
+        """What was charged to requests admitted since then (epoch seconds), summed."""
+        ...
+
+    async def recent(self, since: float) -> list[ChargedRow]:
+        """Every charge to requests admitted since then (epoch seconds), oldest first."""
+        ...
+
+
+class Spend:
+    """The sums of the live windows, and the records of the last minute. A `Baseline` of the ledger.
+
+    Windows roll by the moments of admission: one that starts is empty, one that has ended is dropped, and a record
+    of an ended window is ignored. So memory follows the number of people, not of requests.
+    """
+
+    def __init__(self, calendar: Calendar, now: float) -> None:
+        self._calendar = calendar
+        self._windows = {
+            window: _Sums(*calendar.bounds(window, now))
+            for window in (Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH)
+        }
+        self._total = _Sums(*UNBOUNDED)
+        self._recent = _Recent()
+
+    @classmethod
+    async def load(cls, store: SpendSource, calendar: Calendar, now: float) -> "Spend":
+        """The sums of what `store` holds at `now` (epoch seconds). Raises `StoreUnavailable`."""
+        spend = cls(calendar, now)
+        for sums in (*spend._windows.values(), spend._total):
+            for row in await store.spend(sums.starts):
+                payer = Payer(row.user_id, row.groups, row.models)
+                sums.add(payer, Amounts(row.requests, row.tokens, row.nano))
+        for charged in await store.recent(now - SLIDING_SECONDS):
+            payer = Payer(charged.user_id, charged.groups, charged.models)
+            spend._recent.add(charged.admitted_at, payer, Amounts(charged.requests, charged.tokens, charged.nano))
+        return spend
+
+    def add(self, record: UsageRecord) -> None:
+        """Count a record that was settled just now."""
+        at, payer, amounts = record.facts.admitted_at, _payer(record), amounts_of(record)
+        for window, sums in self._windows.items():
+            if at >= sums.ends:
+                sums = self._windows[window] = _Sums(*self._calendar.bounds(window, at))
+            if at >= sums.starts:
+                sums.add(payer, amounts)
+        self._total.add(payer, amounts)
+        self._recent.add(at, payer, amounts)
+
+    def used(self, counter: Counter) -> int:
+        """What records have charged to a calendar or `total` counter; 0 for a window that is not live."""
+        if counter.window is Window.TOTAL:
+            return self._total.used(counter)
+        sums = None if counter.window is None else self._windows.get(counter.window)
+        return sums.used(counter) if sums is not None and sums.starts == counter.starts else 0
+
+    def recent(self, counter: Counter, since: float) -> list[tuple[float, int]]:
+        """`(admitted_at, amount)` of the records on a sliding counter admitted after `since`, oldest first."""
+        return sorted(self._recent.on(counter, since))
+
+
+class _Sums:
+    """One window: what each payer spent in it."""
+
+    __slots__ = ("_users", "ends", "starts")
+
+    def __init__(self, starts: int, ends: int) -> None:
+        self.starts = starts
+        self.ends = ends
+        # By person first: the counters that are met for the first time are mostly about one.
+        self._users: dict[str, dict[Payer, Amounts]] = {}
+
+    def add(self, payer: Payer, amounts: Amounts) -> None:
+        payers = self._users.setdefault(payer.user_id, {})
+        payers[payer] = payers.get(payer, Amounts()).plus(amounts)
+
+    def used(self, counter: Counter) -> int:
+        if counter.scope is Scope.USER:
+            groups: Iterable[dict[Payer, Amounts]] = (self._users.get(counter.scope_id, {}),)
+        else:
+            groups = self._users.values()
+        return sum(
+            amounts.of(counter.meter) for payers in groups for payer, amounts in payers.items() if payer.on(counter)
+        )
+
+
+class _Charge(NamedTuple):
+    at: float
+    payer: Payer
+    amounts: Amounts
+
+
+class _Recent:
+    """The records of the last minute, in the order of their settling."""
+
+    __slots__ = ("_all", "_newest", "_users")
+
+    def __init__(self) -> None:
+        self._newest = 0.0
+        self._all: deque[_Charge] = deque()
+        self._users: dict[str, deque[_Charge]] = {}
+
+    def add(self, at: float, payer: Payer, amounts: Amounts) -> None:
+        self._newest = max(self._newest, at)
+        if at <= self._newest - SLIDING_SECONDS:
+            return
+        charge = _Charge(at, payer, amounts)
+        self._all.append(charge)
+        self._users.setdefault(payer.user_id, deque()).append(charge)
+        self._forget(self._newest - SLIDING_SECONDS)
+
+    def on(self, counter: Counter, since: float) -> Iterator[tuple[float, int]]:
+        charges = self._users.get(counter.scope_id, deque()) if counter.scope is Scope.USER else self._all
+        for charge in charges:
+            if charge.at > since and charge.payer.on(counter):
+                yield charge.at, charge.amounts.of(counter.meter)
+
+    def _forget(self, until: float) -> None:
+        # A younger one in front keeps an older one for a while: at most a second minute's worth.
+        while self._all[0].at <= until:
+            user_id = self._all.popleft().payer.user_id
+            charges = self._users[user_id]
+            charges.popleft()
+            if not charges:
+                del self._users[user_id]
+
+
+def _payer(record: UsageRecord) -> Payer:
+    return Payer(record.facts.user_id, record.facts.groups, record.counted_models())

@@ -1,0 +1,299 @@
+"""What is on its way to the database gets there, once, in order, whatever happens on the way."""
+
+import asyncio
+import logging
+from dataclasses import replace
+
+import pytest
+from accounting_world import NOON, FarStore, HandClock, facts_of, others_run, record_of, unknown_of
+
+from faregate.accounting import outbox as outbox_module
+from faregate.accounting.figures import pending_row
+from faregate.accounting.outbox import BATCH_ROWS, GROUP_SECONDS, MOST_PATIENCE, Outbox
+from faregate.directory import User
+from faregate.ledger.journal import Journal
+from faregate.ledger.port import Hold
+from faregate.records import Status, UsageRecord
+from faregate.store.errors import StoreUnavailable
+from faregate.store.usage import UsageQuery
+
+
+def user_of(name="ada", **changes):
+    user = User(
+        id=name,
+        connection="main",
+        subject=name,
+        email=f"{name}@example.org",
+        name=name,
+        role="user",
+        groups=(),
+        is_active=True,
+        policy_id=None,
+        created_at=NOON,
+        last_seen_at=NOON,
+    )
+    return replace(user, **changes)
+
+
+def refusal_of(request_id):
+    return UsageRecord(facts=facts_of(request_id), status=Status.REFUSED, requests=0, reason="the limit is reached")
+
+
+@pytest.fixture
+def clock():
+    return HandClock()
+
+
+@pytest.fixture
+def far(clock):
+    far = FarStore()
+    far.clock = clock
+    return far
+
+
+@pytest.fixture
+async def outbox(far, clock):
+    outbox = Outbox(far, clock=clock)
+    outbox.start()
+    yield outbox
+    far.away = False
+    await outbox.stop()
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal.open(tmp_path / "journal")
+    yield journal
+    journal.close()
+
+
+async def test_rows_that_come_together_are_written_together_after_a_moment(outbox, far, clock):
+    outbox.add_record(record_of("a"))
+    await others_run()
+    outbox.add_record(record_of("b"))
+    await clock.advance(GROUP_SECONDS * 0.9)
+    assert far.batches == []
+
+    await clock.advance(GROUP_SECONDS * 0.1)
+
+    assert far.batches == [["a", "b"]]
+    assert outbox.lag == (0, 0.0, None, ())
+
+
+async def test_a_full_batch_does_not_wait(outbox, far):
+    for number in range(BATCH_ROWS + 1):
+        outbox.add_record(record_of(f"r{number}"))
+    await others_run()
+
+    assert [len(batch) for batch in far.batches] == [BATCH_ROWS]
+    assert outbox.lag.waiting == 1
+
+
+async def test_people_are_written_before_their_records(outbox, far):
+    for number in range(BATCH_ROWS):
+        outbox.add_record(record_of(f"r{number}"))
+    outbox.add_user(user_of("ada"))
+    await outbox.flush()
+
+    assert far.batches[0][:2] == ["ada", "r0"]
+    assert far.batches[1] == [f"r{BATCH_ROWS - 1}"]
+
+
+async def test_only_the_latest_state_of_a_person_is_written_and_as_it_was_when_told(outbox, far):
+    told = user_of(role="user")
+    outbox.add_user(told)
+    told.role = "admin"
+    outbox.add_user(told)
+    told.role = "somebody else's change"
+    await outbox.flush()
+
+    assert [user.role for user in far.people] == ["admin"]
+
+
+async def test_a_state_that_comes_while_the_one_before_is_being_written_is_written_too(outbox, far):
+    outbox.add_user(user_of(role="user"))
+    writing = asyncio.ensure_future(outbox.flush())
+    await asyncio.sleep(0)
+    outbox.add_user(user_of(role="admin"))
+    await writing
+    await outbox.flush()
+
+    assert [user.role for user in far.people] == ["user", "admin"]
+
+
+async def test_a_final_record_takes_the_place_of_its_pending_one_but_never_the_other_way_round(outbox, far):
+    pending, final = pending_row(unknown_of("a")), record_of("a")
+    outbox.add_record(pending)
+    outbox.add_record(final)
+    outbox.add_record(pending)
+    await outbox.flush()
+
+    assert far.records == [final]
+
+
+async def test_while_the_store_is_away_everything_is_kept_and_then_written_once_in_order(outbox, far, clock):
+    far.away = True
+    for number in range(1_200):
+        outbox.add_record(record_of(f"r{number}"))
+        if number % 100 == 0:
+            await clock.advance(1)
+    assert far.records == []
+    assert outbox.lag.waiting == 1_200
+    assert outbox.lag.error == "the database is away"
+
+    far.away = False
+    await clock.advance(2 * MOST_PATIENCE)
+
+    assert [record.facts.request_id for record in far.records] == [f"r{number}" for number in range(1_200)]
+    assert outbox.lag == (0, 0.0, None, ())
+
+
+async def test_patience_grows_and_is_bounded_and_starts_anew_after_a_success(outbox, far, clock):
+    far.away = True
+    outbox.add_record(record_of("a"))
+    await clock.advance(60)
+    waits = [later - earlier for earlier, later in zip(far.tries, far.tries[1:], strict=False)]
+
+    assert waits == sorted(waits)
+    assert waits[0] < 0.5
+    assert waits[-1] == pytest.approx(MOST_PATIENCE + GROUP_SECONDS)
+
+    far.away = False
+    await clock.advance(MOST_PATIENCE + 1)
+    far.away, far.tries[:] = True, []
+    outbox.add_record(record_of("b"))
+    await clock.advance(1)
+    assert far.tries[1] - far.tries[0] == pytest.approx(waits[0])
+
+
+async def test_the_age_of_the_oldest_row_is_told(outbox, far, clock):
+    far.away = True
+    outbox.add_record(record_of("a"))
+    await clock.advance(30)
+    outbox.add_record(record_of("b"))
+
+    assert outbox.lag.oldest == pytest.approx(30)
+
+
+async def test_flush_says_when_the_store_is_away_and_loses_nothing(outbox, far):
+    far.away = True
+    outbox.add_record(record_of("a"))
+    with pytest.raises(StoreUnavailable):
+        await outbox.flush()
+    far.away = False
+    await outbox.flush()
+
+    assert far.batches == [["a"]]
+
+
+async def test_a_row_that_the_store_refuses_does_not_block_the_others_and_is_reported(outbox, far, caplog):
+    far.refuses = {"r3", "r8"}
+    for number in range(10):
+        outbox.add_record(record_of(f"r{number}"))
+    await outbox.flush()
+
+    assert [record.facts.request_id for record in far.records] == [
+        f"r{number}" for number in range(10) if number not in {3, 8}
+    ]
+    assert outbox.lag.dead == ("r3", "r8")
+    assert [record.facts.request_id for record in outbox.unwritten()] == ["r3", "r8"]
+    assert "refuses UsageRecord r3" in caplog.text
+    assert "ada@example.org" not in caplog.text
+
+
+async def test_a_refused_row_that_is_written_later_is_no_longer_reported(outbox, far):
+    far.refuses = {"a"}
+    outbox.add_record(record_of("a"))
+    await outbox.flush()
+    far.refuses = set()
+    outbox.add_record(record_of("a"))
+    await outbox.flush()
+
+    assert outbox.lag.dead == ()
+
+
+async def test_a_real_database_refuses_a_number_that_is_too_large_and_takes_the_rest(store):
+    outbox = Outbox(store)
+    for request_id, tokens in [("a", 10), ("b", 2**70), ("c", 30)]:
+        outbox.add_record(record_of(request_id, tokens=tokens))
+    await outbox.flush()
+
+    assert {row.request_id for row in await store.usage(UsageQuery())} == {"a", "c"}
+    assert outbox.lag.dead == ("b",)
+
+
+async def test_stopping_writes_what_is_left(far, clock):
+    outbox = Outbox(far, clock=clock)
+    outbox.start()
+    for number in range(BATCH_ROWS + 10):
+        outbox.add_record(record_of(f"r{number}"))
+    await outbox.stop()
+
+    assert len(far.records) == BATCH_ROWS + 10
+
+
+async def test_stopping_while_the_store_is_away_ends_and_says_what_is_left(far, clock, caplog):
+    far.away = True
+    outbox = Outbox(far, clock=clock)
+    outbox.start()
+    outbox.add_record(record_of("a"))
+    await clock.advance(10)
+    await outbox.stop()
+
+    assert "1 rows are not in the database at the end" in caplog.text
+
+
+async def test_a_growing_backlog_raises_an_alarm_at_each_doubling_and_is_not_trimmed(outbox, far, monkeypatch, caplog):
+    monkeypatch.setattr(outbox, "_alarm_at", 10)
+    far.away = True
+    with caplog.at_level(logging.ERROR, logger=outbox_module.__name__):
+        for number in range(45):
+            outbox.add_record(record_of(f"r{number}"))
+
+    assert [message.split()[0] for message in caplog.messages] == ["10", "20", "40"]
+    assert outbox.lag.waiting == 45
+
+
+async def test_a_journal_is_compacted_to_what_is_alive_and_what_the_database_refuses(far, journal):
+    hold = Hold(facts_of("live"), "node-1", expires_at=NOON, cap=100)
+    far.refuses = {"dead"}
+    outbox = Outbox(far, journal, clock=HandClock(), compact_bytes=100)
+    outbox.start(lambda: [hold])
+    journal.held(hold)
+    for request_id in ("written", "dead"):
+        journal.settled(record_of(request_id))
+        outbox.add_record(record_of(request_id))
+    await outbox.stop()
+
+    replay = journal.replay()
+    assert replay.holds == [hold]
+    assert [record.facts.request_id for record in replay.records] == ["dead"]
+
+
+async def test_a_journal_is_not_compacted_before_the_live_holds_are_known(far, journal):
+    outbox = Outbox(far, journal, compact_bytes=1)
+    journal.held(Hold(facts_of("live"), "node-1", expires_at=NOON, cap=100))
+    outbox.restore([record_of("left")])
+    await outbox.flush()
+
+    assert [hold.facts.request_id for hold in journal.replay().holds] == ["live"]
+
+
+async def test_a_record_that_waits_survives_a_compaction(far, journal):
+    outbox = Outbox(far, journal, clock=HandClock(), compact_bytes=100)
+    outbox.start()
+    for number in range(BATCH_ROWS + 1):
+        journal.settled(record_of(f"r{number}"))
+        outbox.add_record(record_of(f"r{number}"))
+    await outbox._write_batch()
+
+    assert [record.facts.request_id for record in journal.replay().records] == [f"r{BATCH_ROWS}"]
+    await outbox.stop()
+
+
+async def test_a_refusal_is_in_the_journal_until_the_database_has_it(far, journal):
+    far.away = True
+    outbox = Outbox(far, journal)
+    outbox.add_record(refusal_of("no"))
+
+    assert journal.replay().records == [refusal_of("no")]
