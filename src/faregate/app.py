@@ -1,0 +1,225 @@
+"""The composition root: builds each part, wires them, owns the order in which they start and stop."""
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from faregate.accounting.accountant import Accountant
+from faregate.accounting.generation import AskFailed, Generation, parse_generation
+from faregate.accounting.lease import Leases
+from faregate.accounting.outbox import Outbox
+from faregate.accounting.reconciler import Reconciler
+from faregate.accounting.recovery import recover_spend
+from faregate.admin.app import create_admin
+from faregate.admin.services import AdminServices
+from faregate.directory import Directory
+from faregate.gateway.admission import Admitter
+from faregate.gateway.http1 import UpstreamFailure
+from faregate.gateway.identity import Gatekeeper
+from faregate.gateway.models import ModelList
+from faregate.gateway.relay import Relay
+from faregate.gateway.routes import PREFIXES, Gateway
+from faregate.gateway.settlement import Settler
+from faregate.gateway.upstream import Upstream, UpstreamSettings
+from faregate.health import Check, Health
+from faregate.keys import Keys
+from faregate.ledger.journal import Journal
+from faregate.ledger.memory import MemoryLedger
+from faregate.policy.model import DEFAULT_POLICY_ID
+from faregate.policy.windows import Calendar
+from faregate.settings import LogMode, Settings
+from faregate.store.errors import StoreUnavailable
+from faregate.store.store import Store
+
+JOURNAL = "journal.jsonl"
+CATALOGUE = "catalogue.json"
+DATABASE = "faregate.db"
+MOST_GENERATION_BYTES = 1024 * 1024
+
+Asgi = Callable[..., Any]
+
+
+def database_url(settings: Settings) -> str:
+    """Where users, rules and usage are kept: configured, or SQLite in DATA_DIR."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return f"sqlite:///{settings.data_dir / DATABASE}"
+
+
+def upstream_settings(settings: Settings, base_url: str, api_key: str) -> UpstreamSettings:
+    """How to reach OpenRouter, or what stands in for it."""
+    return UpstreamSettings(
+        base_url=base_url,
+        api_key=api_key,
+        http_referer=settings.openrouter_http_referer,
+        title=settings.openrouter_x_title,
+        connect_timeout=settings.upstream_connect_timeout,
+        first_byte_timeout=settings.upstream_first_byte_timeout,
+        idle_timeout=settings.upstream_idle_timeout,
+    )
+
+
+class Faregate:
+    """One node: an ASGI application with a beginning and an end."""
+
+    def __init__(self, settings: Settings, keys: Keys, upstream: UpstreamSettings, mounts: dict[str, Asgi]) -> None:
+        """`mounts` are further applications by the first segment of their paths."""
+        self._settings = settings
+        self._keys = keys
+        self._upstream_settings = upstream
+        self._mounts = mounts
+        self._health = Health(self._checks)
+        self._node = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._parts = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Bring every part up, what an earlier process left included.
+
+        Raises `StoreError`, `StoreUnavailable` or `JournalError`, each with a sentence, when that cannot be done.
+        """
+        settings = self._settings
+        calendar = Calendar(settings.zone())
+        parts = self._parts
+        self._store = store = await Store.open(database_url(settings))
+        parts.push_async_callback(store.close)
+        journal = Journal.open(settings.data_dir / JOURNAL)
+        parts.callback(journal.close)
+        self._outbox = outbox = Outbox(store, journal)
+        kept = journal.replay()
+        # The journal before the sums, the sums before the holds: each is added up from the one before.
+        spend = await recover_spend(store, outbox, kept.records, calendar, time.time())
+        ledger = MemoryLedger(spend, journal)
+        ledger.restore(kept.holds)
+        snapshot = await store.load()
+        self._directory = directory = Directory(
+            snapshot.users, snapshot.policies, snapshot.group_policies, changed=outbox.add_user
+        )
+        self._upstream = upstream = Upstream(self._upstream_settings)
+        parts.callback(upstream.close)
+        reconciler = Reconciler(self._ask, delays=settings.delays())
+        accountant = Accountant(ledger, spend, outbox, reconciler, calendar, lambda: directory.rulebook)
+        await accountant.recover(kept.holds, await store.pending())
+        outbox.start(ledger.live)
+        parts.push_async_callback(outbox.stop)
+        leases = Leases(ledger, accountant, self._node)
+        leases.start()
+        parts.push_async_callback(leases.stop)
+        reconciler.start(accountant.charge)
+        parts.push_async_callback(reconciler.stop)
+        self._models = models = ModelList(upstream, settings.data_dir / CATALOGUE)
+        await models.start()
+        parts.push_async_callback(models.stop)
+        self._gateway = Gateway(
+            Gatekeeper(settings, self._keys.connections),
+            Admitter(
+                directory=directory,
+                catalogue=lambda: models.catalogue,
+                ledger=ledger,
+                accountant=accountant,
+                calendar=calendar,
+                clock=time.time,
+                node=self._node,
+                salt=await store.salt(),
+                contact=settings.support_contact,
+            ),
+            Relay(upstream, ledger, Settler(accountant), settings.support_contact),
+            models,
+            new_id=_new_id,
+            log_requests=settings.log_mode is LogMode.METADATA,
+        )
+        self._admin = create_admin(
+            AdminServices(
+                store=store,
+                directory=directory,
+                ledger=ledger,
+                calendar=calendar,
+                admin_key=self._keys.admin.get_secret_value(),
+                flush=outbox.flush,
+                clock=time.time,
+            )
+        )
+
+    async def stop(self) -> None:
+        """Settle, write, close, in the reverse order of the start. Requests have ended by now."""
+        await self._parts.aclose()
+
+    async def __call__(self, scope: dict[str, Any], receive: Asgi, send: Asgi) -> None:
+        """Send a request to its plane. What no plane has is the data plane's 404."""
+        path = scope["path"]
+        segment = path[1:].partition("/")[0]
+        if path.startswith(PREFIXES):
+            await self._gateway(scope, receive, send)
+        elif segment == "admin":
+            await self._admin(scope, receive, send)
+        elif path in Health.paths:
+            await self._health(scope, receive, send)
+        elif segment in self._mounts:
+            await self._mounts[segment](scope, receive, send)
+        else:
+            await self._gateway(scope, receive, send)
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether the default policy limits nothing and nobody."""
+        policy = self._directory.rulebook.policies[DEFAULT_POLICY_ID]
+        return not (policy.limits or policy.allow or policy.deny)
+
+    @property
+    def model_count(self) -> int:
+        """How many models the price list has."""
+        catalogue = self._models.catalogue
+        return 0 if catalogue is None else len(catalogue)
+
+    @property
+    def models_failure(self) -> str | None:
+        """Why the model list could not be fetched the last time, None if it could."""
+        return self._models.failure
+
+    async def _ask(self, generation_id: str) -> Generation | None:
+        try:
+            path = b"/generation?id=" + _quoted(generation_id)
+            status, body = await self._upstream.get_json(path, MOST_GENERATION_BYTES)
+        except UpstreamFailure as failure:
+            raise AskFailed(str(failure)) from failure
+        if status == 404:
+            return None
+        if status != 200:
+            raise AskFailed(f"upstream answered {status}")
+        return parse_generation(body)
+
+    async def _checks(self) -> list[Check]:
+        lag = self._outbox.lag
+        try:
+            await self._store.ping()
+            database = Check("database", not lag.dead, False, "reachable" if not lag.dead else "refuses some rows")
+        except StoreUnavailable as error:
+            database = Check("database", False, False, f"away, {lag.waiting} rows wait for it: {error}")
+        failure = self._models.failure
+        known = self._models.catalogue is not None
+        return [
+            database,
+            Check("ledger", True, True, "in this process"),
+            # The price list may be old, but without any nobody can be admitted.
+            Check("catalogue", known and failure is None, not known, failure or f"{self.model_count} models"),
+        ]
+
+
+def prepare_data_dir(path: Path) -> None:
+    """Make DATA_DIR, for the owner alone. Raises OSError."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def _new_id() -> str:
+    # Begins with the time, so that ids sort as the requests came.
+    return f"req-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+
+
+def _quoted(text: str) -> bytes:
+    return "".join(c if (c.isalnum() and c.isascii()) or c in "-_.~" else f"%{ord(c):02X}" for c in text).encode(
+        "latin-1"
+    )

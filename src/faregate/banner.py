@@ -1,0 +1,132 @@
+"""What the start says: what is used for what, where it is, and, the first time, the keys with what to do with them."""
+
+import json
+from urllib.parse import urlsplit
+
+from faregate import __version__
+from faregate.keys import ADMIN, CONNECTION, Keys
+from faregate.settings import IdentityMode, Settings
+
+_TEMPLATES = {"X-Faregate-Task": "{{TASK}}", "X-Faregate-Groups": "{{USER_GROUPS}}"}
+_EXAMPLE_MODEL = "openai/gpt-4o-mini"
+
+
+def banner(
+    settings: Settings,
+    keys: Keys,
+    *,
+    port: int,
+    database: str,
+    upstream: str,
+    simulated: bool,
+    models: int,
+    models_failure: str | None,
+    unlimited: bool,
+) -> str:
+    """The start-up output. Shows a key only if this very start made it."""
+    base = f"http://{_reachable(settings.host)}:{port}"
+    prices = f"{models} models" if models else "NO MODELS YET"
+    lines = [
+        f"Faregate {__version__}",
+        f"  database   {_without_password(database)}",
+        "  ledger     in this process (one process, no Redis)",
+        f"  upstream   {'BUILT-IN SIMULATOR, ' if simulated else ''}{upstream} ({prices})",
+        f"  identity   {_identity(settings.identity)}",
+        f"  API        {base}/v1   admin {base}/admin   health {base}/readyz",
+    ]
+    if models_failure is not None:
+        lines.append(f"  ! The model list could not be fetched: {models_failure}. It is tried again in the background.")
+    if simulated:
+        lines += [
+            "",
+            "  *** OPENROUTER_API_KEY is not set: every answer comes from the SIMULATOR and costs nothing ***",
+            f"  *** its bills: {base}/_simulator/bills ***",
+        ]
+    if unlimited:
+        lines += ["", "  ! The default policy has no limits: everybody may spend without bound. See docs/policies.md."]
+    lines += ["", *_open_webui(settings, keys, base), "", *_try_it(settings, keys, base)]
+    return "\n".join(lines)
+
+
+def _open_webui(settings: Settings, keys: Keys, base: str) -> list[str]:
+    session = settings.identity is IdentityMode.SESSION
+    headers = dict(_TEMPLATES)
+    if session:
+        headers = {"X-Faregate-Key": _connection_key(keys), **headers}
+    config = {"0": {"enable": True, "auth_type": "session" if session else "bearer", "headers": headers}}
+    lines = [
+        "Open WebUI settings (from a container or another machine: with this machine's address):",
+        "  ENABLE_FORWARD_USER_INFO_HEADERS=true",
+        f"  OPENAI_API_BASE_URLS={base}/v1",
+    ]
+    if not session:
+        lines.append(f"  OPENAI_API_KEYS={_connection_key(keys)}")
+    if settings.identity is IdentityMode.JWT:
+        lines.append("  FORWARD_USER_INFO_HEADER_JWT_SECRET=$OPENWEBUI_JWT_SECRET")
+    lines += [f"  OPENAI_API_CONFIGS='{json.dumps(config)}'", "  BYPASS_MODEL_ACCESS_CONTROL=true"]
+    return lines
+
+
+def _try_it(settings: Settings, keys: Keys, base: str) -> list[str]:
+    made = bool(keys.made_here - keys.new)
+    lines = [f"Keys that are not configured were made at the first start and are in {keys.file}."] if made else []
+    if keys.new:
+        lines += [f"These keys were made now, are kept in {keys.file}, and are not shown again:"]
+        if ADMIN in keys.new:
+            lines.append(f"  admin key        {keys.admin.get_secret_value()}")
+        if CONNECTION in keys.new:
+            lines.append(f"  connection key   {keys.connections[0].key.get_secret_value()}")
+        lines.append("")
+    if settings.identity in (IdentityMode.HEADERS, IdentityMode.NONE):
+        body = {"model": _EXAMPLE_MODEL, "stream": True, "messages": [{"role": "user", "content": "Say hello."}]}
+        person = ""
+        if settings.identity is IdentityMode.HEADERS:
+            person = "    -H 'X-OpenWebUI-User-Id: demo' -H 'X-OpenWebUI-User-Email: demo@example.com' \\\n"
+        lines += [
+            "Try it:",
+            f"  curl -N {base}/v1/chat/completions \\\n"
+            f'    -H "Authorization: Bearer {_shell_key(keys, CONNECTION)}" \\\n'
+            f"{person}"
+            f"    -H 'Content-Type: application/json' -d '{json.dumps(body)}'",
+        ]
+    lines.append(f'  curl -H "x-admin-key: {_shell_key(keys, ADMIN)}" "{base}/admin/usage?limit=5"')
+    return lines
+
+
+def _connection_key(keys: Keys) -> str:
+    if CONNECTION in keys.new:
+        return keys.connections[0].key.get_secret_value()
+    return f"$(sed -n s/^{CONNECTION}=//p {keys.file})" if CONNECTION in keys.made_here else "$CONNECTION_KEY"
+
+
+def _shell_key(keys: Keys, name: str) -> str:
+    """A key for a shell command in double quotes: itself the first time, later where to find it."""
+    if name in keys.new:
+        key = keys.admin if name == ADMIN else keys.connections[0].key
+        return key.get_secret_value()
+    if name in keys.made_here:
+        return f"$(sed -n s/^{name}=//p {keys.file})"
+    return "$ADMIN_API_KEY" if name == ADMIN else "$CONNECTION_KEY"
+
+
+def _identity(mode: IdentityMode) -> str:
+    return {
+        IdentityMode.HEADERS: "headers (believed from whoever has a connection key)",
+        IdentityMode.JWT: "jwt (signed by Open WebUI)",
+        IdentityMode.SESSION: "session (the person's own Open WebUI token)",
+        IdentityMode.NONE: "none (every connection is one person)",
+    }[mode]
+
+
+def _reachable(host: str) -> str:
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.username or ''}:***@{parts.hostname}{port}{parts.path}"
