@@ -92,7 +92,7 @@ class Faregate:
         self._outbox = outbox = Outbox(store, journal)
         kept = journal.replay()
         # The journal before the sums, the sums before the holds: each is added up from the one before.
-        spend = await recover_spend(store, outbox, kept.records, calendar, time.time())
+        spend = await recover_spend(store, outbox, kept, calendar, time.time())
         ledger = MemoryLedger(spend, journal)
         ledger.restore(kept.holds)
         snapshot = await store.load()

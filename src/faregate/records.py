@@ -68,6 +68,7 @@ class UsageRecord:
 
     `ttft_ms` (time to first token) and `duration_ms` are None where nothing was answered. `requests` is 0 for a
     refusal, which counts on no counter, else 1. `reason` is why it was refused or failed, in full, for administrators.
+    `outcome` is how a `pending` request ended.
     """
 
     facts: Facts
@@ -87,6 +88,7 @@ class UsageRecord:
     duration_ms: int | None = None
     generation_id: str | None = None
     reason: str | None = None
+    outcome: Status | None = None
 
     def counted_models(self) -> tuple[str, ...]:
         """The models whose limits this record counts on: the one that served if it was a candidate, else all of them.

@@ -150,18 +150,16 @@ def test_after_kill_9_in_mid_stream_the_next_start_settles_what_openrouter_charg
     person, other = somebody(), somebody()
     first = launch()
     first.set_policy(limits=[DAY, AT_ONCE])
-    for who in (person, other):
-        assert ask(first, who, "Hello").status_code == 200
-    assert len(first.usage()) == 2
-    assert ask(first, other, "Hello again").status_code == 200
+    assert ask(first, other, "Hello").status_code == 200
     with stream(first, person, "Hello [[tokens=2000]]", "simulator/slow") as answer:
         assert next(answer.iter_lines())
+        # Both were met a moment ago: what is known of them is in the journal, perhaps not in the database yet.
         first.process.kill()
 
     second = launch()
 
     for who in (person, other):
-        records = settled(second, who, 2)
+        records = settled(second, who, 1)
         assert_nothing_is_held(second, who, sum(bill_of(simulator, record) for record in records))
         assert [Decimal(record["cost"]) for record in records] == [bill_of(simulator, record) for record in records]
 

@@ -84,7 +84,7 @@ class Node:
         self.journal = Journal.open(self.folder / "journal")
         replay = self.journal.replay()
         self.outbox = Outbox(self.line, self.journal, compact_bytes=4096)
-        self.spend = await recover_spend(self.store, self.outbox, replay.records, self.calendar, self.now)
+        self.spend = await recover_spend(self.store, self.outbox, replay, self.calendar, self.now)
         self.ledger = MemoryLedger(self.spend, self.journal)
         self.ledger.restore(replay.holds)
         self.reconciler = Reconciler(self.ask, delays=(0.0, 0.0))
@@ -365,7 +365,7 @@ def test_after_any_history_the_counters_are_the_sum_of_the_records(history):
                 await node.ledger.renew("node", 15.0, node.now)
             elif step == "rules":
                 node.set_limits(sorted(details[0], key=LIMITS.index))
-                node.accountant.learn()
+                node.accountant.shapes()
             await node.counters_are_the_sum_of_the_rows()
         await node.reconciled()
         assert {hold.facts.request_id for hold in node.ledger.live()} == {facts.request_id for facts in open_}

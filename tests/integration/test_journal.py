@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from faregate.directory import User
 from faregate.ledger.journal import Journal, JournalError, Replay
 from faregate.ledger.memory import MemoryLedger
 from faregate.ledger.port import Balance, Claim, Counter, Held, Hold
@@ -134,6 +135,19 @@ def test_holds_and_records_come_back_exactly(path: Path):
     assert again.records[:-1] == [record(f"r{n}", cost) for n, cost in enumerate(costs)]
 
 
+def test_a_person_is_kept_as_they_were_met_last_also_by_a_compacted_journal(path: Path):
+    ada = User("ada", "webui", "s1", "ada@exämple.org", "Ada Ω", "user", ("staff",), True, None, NOON, NOON)
+    bob = replace(ada, id="bob", subject="s2", email=None, groups=())
+    with opened(path) as journal:
+        journal.met(ada)
+        journal.met(bob)
+        journal.met(replace(ada, name="Ada L."))
+    assert replayed(path).people == [replace(ada, name="Ada L."), bob]
+    with opened(path) as journal:
+        journal.compact([], [], [bob])
+    assert replayed(path).people == [bob]
+
+
 def test_a_new_journal_knows_nothing_and_is_its_owners_alone(path: Path):
     before = os.umask(0)
     try:
@@ -220,6 +234,7 @@ import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_journal import Nothing, claims, record, reserve
+from faregate.directory import User
 from faregate.ledger.journal import Journal
 from faregate.ledger.memory import MemoryLedger
 

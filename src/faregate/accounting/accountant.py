@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from faregate.accounting.figures import orphan, outcome, pending_row
+from faregate.accounting.figures import ended, orphan, pending_row
 from faregate.accounting.outbox import Outbox
 from faregate.accounting.spend import Spend, charge_of
 from faregate.ledger.counters import counters_for
@@ -62,7 +62,7 @@ class Accountant:
         self._rulebook = rulebook
         self._learned: Rulebook | None = None
         self._shapes: dict[Shape, None] = {}
-        self.learn()
+        self.shapes()
 
     async def settle(self, record: UsageRecord) -> bool:
         """Charge `record` and send it on its way to the database; whether this call did so.
@@ -114,7 +114,7 @@ class Accountant:
         for hold in holds:
             await self._adopt(hold, left.pop(hold.facts.request_id, None))
         for row in left.values():
-            self._later.ask_later(outcome(row))
+            self._later.ask_later(ended(row))
 
     async def take_over(self, now: float) -> None:
         """Take over holds whose node stopped renewing them by `now` (epoch seconds)."""
@@ -123,22 +123,22 @@ class Accountant:
             if hold.facts.request_id not in self._later:
                 await self._adopt(hold, None)
 
-    def learn(self) -> None:
-        """Note the rules of this moment. To be called before a hold is taken under them; each charge does it, too.
+    def shapes(self) -> Iterable[Shape]:
+        """The shapes of limits that requests are held and charged on: those of this moment's rules, and all before.
 
-        The shape of a limit is charged from the moment that it is first seen, also when no rule has it any more: the
-        ledger may still have its counters, and a rule that comes back must find on them what was spent meanwhile.
+        A shape stays when no rule has it any more: the ledger may still have its counters, and a rule that comes back
+        must find on them what was spent meanwhile.
         """
         rulebook = self._rulebook()
         if rulebook is not self._learned:
             self._learned = rulebook
             self._shapes.update(dict.fromkeys(rulebook.shapes))
+        return self._shapes
 
     def _charges(self, record: UsageRecord) -> list[tuple[Counter, int]]:
-        self.learn()
         facts = record.facts
         counters = counters_for(
-            self._shapes,
+            self.shapes(),
             self._calendar,
             user_id=facts.user_id,
             groups=facts.groups,
@@ -150,7 +150,7 @@ class Accountant:
         ]
 
     async def _adopt(self, hold: Hold, row: UsageRecord | None) -> None:
-        # Its counters are in the ledger, whatever the rules are now: see `learn`.
+        # Its counters are in the ledger, whatever the rules are now: see `shapes`.
         self._shapes.update(
             (Shape(counter.scope, counter.meter, counter.window, counter.models), None) for counter in hold.amounts
         )
@@ -158,5 +158,5 @@ class Accountant:
             await self.park(orphan(hold))
             return
         await self._ledger.park(hold.facts.request_id)
-        known = outcome(row)
+        known = ended(row)
         self._later.ask_later(replace(known, facts=hold.facts, generation_id=known.generation_id or hold.generation_id))

@@ -1,7 +1,6 @@
 """The figures of a record: from a cost, from what OpenRouter tells afterwards, or from the hold's own bound.
 
-Pure: records in, records out. A pending row keeps in its `reason` how the request ended, so that the outcome
-survives a restart although its status says `pending`.
+Pure: records in, records out.
 """
 
 from dataclasses import replace
@@ -14,9 +13,6 @@ from faregate.policy.money import nano_of
 from faregate.records import PICO, Source, Status, UsageRecord
 
 NODE_STOPPED = "the gateway node that served this request stopped before the answer had ended"
-
-_NOT_KNOWN = ", the cost is not known yet"
-_OUTCOMES = (Status.COMPLETED, Status.FAILED, Status.ABORTED)
 
 
 def with_cost(record: UsageRecord, cost: Decimal, source: Source) -> UsageRecord:
@@ -31,20 +27,15 @@ def with_cost(record: UsageRecord, cost: Decimal, source: Source) -> UsageRecord
 
 
 def pending_row(record: UsageRecord) -> UsageRecord:
-    """`record` as it is kept while its cost is not known: `pending`, charged nothing, its outcome in `reason`."""
-    reason = f"{record.status.value}{_NOT_KNOWN}"
-    if record.reason:
-        reason = f"{reason}: {record.reason}"
-    return replace(record, status=Status.PENDING, source=None, cost=None, cost_nano=0, reason=reason)
+    """`record` as it is kept while its cost is not known: `pending`, charged nothing, its status as `outcome`."""
+    return replace(
+        record, status=Status.PENDING, source=None, cost=None, cost_nano=0, outcome=record.outcome or record.status
+    )
 
 
-def outcome(row: UsageRecord) -> UsageRecord:
+def ended(row: UsageRecord) -> UsageRecord:
     """The record that `pending_row` was made of, as far as its figures are known."""
-    for status in _OUTCOMES:
-        prefix = f"{status.value}{_NOT_KNOWN}"
-        if row.reason == prefix or (row.reason or "").startswith(f"{prefix}: "):
-            return replace(row, status=status, reason=(row.reason or "")[len(prefix) + 2 :] or None)
-    return replace(row, status=Status.FAILED)
+    return replace(row, status=row.outcome or Status.FAILED, outcome=None)
 
 
 def orphan(hold: Hold) -> UsageRecord:

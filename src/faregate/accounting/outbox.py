@@ -58,11 +58,15 @@ class Log(Protocol):
         """Keep a final record."""
         ...
 
+    def met(self, user: User) -> None:
+        """Keep a person as they are now. This alone never fails."""
+        ...
+
     def sync(self) -> None:
         """Put everything on the disk. Blocks; may be called from another thread."""
         ...
 
-    def compact(self, holds: Iterable[Hold], records: Iterable[UsageRecord] = ()) -> None:
+    def compact(self, holds: Iterable[Hold], records: Iterable[UsageRecord] = (), people: Iterable[User] = ()) -> None:
         """Forget everything but these."""
         ...
 
@@ -116,6 +120,8 @@ class Outbox:
 
     def add_user(self, user: User) -> None:
         """Write `user` as it is now; a state of the same person that still waits is replaced by it."""
+        if self._journal is not None:
+            self._journal.met(user)
         self._add(self._users, user.id, replace(user))
 
     def add_record(self, record: UsageRecord) -> None:
@@ -134,8 +140,10 @@ class Outbox:
         oldest = 0.0 if first is None else self._clock.monotonic() - first
         return Lag(self._waiting, oldest, self._error, tuple(self._dead))
 
-    def restore(self, records: Iterable[UsageRecord]) -> None:
-        """Take on the records that the journal kept over a restart; the database may have them already."""
+    def restore(self, records: Iterable[UsageRecord], people: Iterable[User] = ()) -> None:
+        """Take on what the journal kept over a restart; the database may have it already."""
+        for user in people:
+            self._add(self._users, user.id, user)
         for record in records:
             self._add(self._records, record.facts.request_id, record)
 
@@ -239,7 +247,8 @@ class Outbox:
         try:
             if self._live is not None and journal.size > self._compact_at:
                 # In one step with what is in memory: nothing can be settled between looking and rewriting.
-                journal.compact(self._live(), self.unwritten())
+                people = [entry.row for entry in self._users.values() if isinstance(entry.row, User)]
+                journal.compact(self._live(), self.unwritten(), people)
                 self._compact_at = max(self._compact_bytes, 2 * journal.size)
             elif journal.size != self._synced:
                 self._synced = journal.size

@@ -158,7 +158,7 @@ class Admitter:
             fixed_nano=bound.fixed_nano,
             nano_per_output_token=bound.nano_per_output_token,
         )
-        claims = claims_for(self._directory.rulebook.shapes, self._calendar, resolution, facts, asked)
+        claims = claims_for(self._accountant.shapes(), self._calendar, resolution, facts, asked)
         try:
             held = await self._ledger.reserve(
                 facts,

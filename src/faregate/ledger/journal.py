@@ -8,12 +8,13 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
+from faregate.directory import User
 from faregate.ledger.port import Counter, Hold
 from faregate.records import Facts, UsageRecord
 
@@ -27,13 +28,14 @@ class JournalError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a journal knows: the holds that are live, and the records settled since it was last compacted.
+    """What a journal knows: the live holds, the records settled since it was last compacted, and people met since.
 
-    The records may or may not be in the database already; writing them is idempotent by request id.
+    Records and people may or may not be in the database already; writing them again is harmless.
     """
 
     holds: list[Hold]
     records: list[UsageRecord]
+    people: list[User] = field(default_factory=list)
 
 
 class _Held(msgspec.Struct, tag="held", tag_field="event"):
@@ -63,7 +65,11 @@ class _Released(msgspec.Struct, tag="released", tag_field="event"):
     request_id: str
 
 
-_Event = _Held | _Noted | _Parked | _Settled | _Released
+class _Met(msgspec.Struct, tag="met", tag_field="event"):
+    user: User
+
+
+_Event = _Met | _Held | _Noted | _Parked | _Settled | _Released
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(_Event)
 
@@ -72,8 +78,8 @@ class Journal:
     """An open journal. One process at a time: it is locked while it is open.
 
     `held` and `settled` raise `JournalError` when the event cannot be written, and leave the file as it was. What
-    only tells how a hold went on (`noted`, `parked`, `released`) never fails: on a full disk it is owed, and written
-    in front of the next event, so that no slot stays taken because a disk was full.
+    only tells of a person (`met`), or how a hold went on (`noted`, `parked`, `released`), never fails: on a full disk
+    it is owed, and written in front of the next event, so that no slot stays taken because a disk was full.
     """
 
     def __init__(self, path: Path, fd: int, size: int) -> None:
@@ -112,6 +118,7 @@ class Journal:
         """What the events so far amount to. Raises `JournalError` if a line cannot be read."""
         holds: dict[str, Hold] = {}
         records: list[UsageRecord] = []
+        people: dict[str, User] = {}
         with self._path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
@@ -122,14 +129,18 @@ class Journal:
                         " lose charges. Restore the file from a backup; or, to give up the requests that were in"
                         " flight and the charges that did not reach the database yet, move it away."
                     ) from error
-                _apply(event, holds, records)
-        return Replay(list(holds.values()), records)
+                _apply(event, holds, records, people)
+        return Replay(list(holds.values()), records, list(people.values()))
 
     def held(self, hold: Hold) -> None:
         self._append(_line(_held(hold)))
 
     def settled(self, record: UsageRecord) -> None:
         self._append(_line(_Settled(record)))
+
+    def met(self, user: User) -> None:
+        """Keep a person as they are now."""
+        self._append_or_owe(_line(_Met(user)))
 
     def noted(self, request_id: str, generation_id: str) -> None:
         self._append_or_owe(_line(_Noted(request_id, generation_id)))
@@ -151,13 +162,15 @@ class Journal:
         finally:
             os.close(fd)
 
-    def compact(self, holds: Iterable[Hold], records: Iterable[UsageRecord] = ()) -> None:
-        """Start the file anew with the live `holds` and the `records` that are not in the database yet.
+    def compact(self, holds: Iterable[Hold], records: Iterable[UsageRecord] = (), people: Iterable[User] = ()) -> None:
+        """Start the file anew with the live `holds`, and the `records` and `people` that the database has not yet.
 
         The new file replaces the old one at once, when it is on the disk. Raises `JournalError` if it cannot be
         written; then the old one stays in use.
         """
-        lines = [_line(_held(hold)) for hold in holds] + [_line(_Settled(record)) for record in records]
+        lines = [_line(_Met(user)) for user in people]
+        lines += [_line(_held(hold)) for hold in holds]
+        lines += [_line(_Settled(record)) for record in records]
         content = b"".join(lines)
         fresh = self._path.with_name(self._path.name + ".new")
         try:
@@ -231,8 +244,10 @@ def _line(event: _Event) -> bytes:
     return _encoder.encode(event) + b"\n"
 
 
-def _apply(event: _Event, holds: dict[str, Hold], records: list[UsageRecord]) -> None:
+def _apply(event: _Event, holds: dict[str, Hold], records: list[UsageRecord], people: dict[str, User]) -> None:
     match event:
+        case _Met(user=user):
+            people[user.id] = user
         case _Held():
             holds[event.facts.request_id] = Hold(
                 facts=event.facts,

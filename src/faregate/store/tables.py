@@ -78,6 +78,8 @@ usage_records = Table(
     Column("cost_nano", BigInteger, nullable=False),
     Column("requests", Integer, nullable=False),
     Column("status", String(16), nullable=False),
+    # How a pending request ended.
+    Column("outcome", String(16)),
     Column("source", String(16)),
     Column("task", Words),
     Column("chat_id", Words),

@@ -19,7 +19,9 @@ _row = usage_records.c
 _KEY = ("request_id",)
 _REST = tuple(column.name for column in usage_records.columns if column.name not in _KEY)
 _OF_FACTS = ("user_id", "email", "connection", "groups", "policy_id", "rules", "model", "task", "chat_id", "stream")
-_OF_RECORD = tuple(field.name for field in fields(UsageRecord) if field.name not in {"facts", "status", "source"})
+_OF_RECORD = tuple(
+    field.name for field in fields(UsageRecord) if field.name not in {"facts", "status", "source", "outcome"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,7 @@ def _values(record: UsageRecord) -> dict[str, Any]:
         "ts": facts.admitted_at,
         "models": record.counted_models(),
         "status": record.status.value,
+        "outcome": None if record.outcome is None else record.outcome.value,
         "source": None if record.source is None else record.source.value,
         "facts": json.dumps(asdict(facts), separators=(",", ":")) if is_pending else None,
     }
@@ -199,7 +202,8 @@ def _values(record: UsageRecord) -> dict[str, Any]:
 def _record(row: Any) -> UsageRecord:
     facts = msgspec.convert(json.loads(row["facts"]), Facts)
     known = {name: row[name] for name in _OF_RECORD}
-    return UsageRecord(facts=facts, status=Status(row["status"]), source=_source(row), **known)
+    outcome = None if row["outcome"] is None else Status(row["outcome"])
+    return UsageRecord(facts=facts, status=Status(row["status"]), source=_source(row), outcome=outcome, **known)
 
 
 def _usage_row(row: Any) -> UsageRow:
