@@ -142,8 +142,8 @@ class Gateway:
         self.url = f"http://127.0.0.1:{process.port}"
 
     @classmethod
-    def start(cls, folder: Path, settings: dict[str, str]) -> Self:
-        """Start it in `folder`, where no `.env` is. A setting of "" is left to its default."""
+    def start(cls, folder: Path, settings: dict[str, str], state: str = "ready") -> Self:
+        """Start it in `folder`, where no `.env` is; it should come up in `state`. A setting of "" is its default."""
         data_dir = folder / "data"
         process = Process(
             ["serve"],
@@ -153,7 +153,7 @@ class Gateway:
         )
         gateway = cls(process, data_dir)
         ready = httpx.get(f"{gateway.url}/readyz")
-        assert (ready.status_code, ready.json()["status"]) == (200, "ready"), ready.text
+        assert (ready.status_code, ready.json()["status"]) == (200, state), ready.text
         return gateway
 
     def admin(self, method: str, path: str, **more: object) -> httpx.Response:

@@ -23,9 +23,9 @@ def launch(simulator: Simulator, tmp_path: Path) -> Iterator[Launch]:
     """
     started: list[Gateway] = []
 
-    def start(folder: str = "gateway", **settings: str) -> Gateway:
+    def start(folder: str = "gateway", state: str = "ready", **settings: str) -> Gateway:
         (tmp_path / folder).mkdir(exist_ok=True)
-        gateway = Gateway.start(tmp_path / folder, _defaults(simulator) | settings)
+        gateway = Gateway.start(tmp_path / folder, _defaults(simulator) | settings, state)
         started.append(gateway)
         return gateway
 
