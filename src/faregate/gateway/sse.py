@@ -15,8 +15,6 @@ import msgspec
 
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
 _BOUNDARY_OVERLAP = 3
-# `\u00` can spell any of the keys: an escaped letter is as good as the letter itself.
-_SUSPECT = re.compile(rb'"usage"|"error"|"event"|\\u00')
 # At the start of a line, where no text of an answer can be: JSON has no raw line ends in its strings.
 _DONE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\]")
 
@@ -98,12 +96,12 @@ class Reader:
         """Pass a block of whole events, as bytes unless one of them has to change."""
         if b"[DONE]" in block and _DONE.search(block) is not None:
             self.done = True
-        if self._named and _SUSPECT.search(block) is None:
+        if self._named and not _suspect(block):
             return Block(block)
         passed: list[bytes] = []
         failed: dict[str, msgspec.Raw] | None = None
         for event in _events(block):
-            if self._named and _SUSPECT.search(event) is None:
+            if self._named and not _suspect(event):
                 data, error = event, None
             else:
                 data, error = self._event(event)
@@ -171,8 +169,18 @@ def text_of(raw: msgspec.Raw | None) -> str | None:
         return None
 
 
+def _suspect(data: bytes) -> bool:
+    # Four searches for a word are a tenth of the work of one regular expression for all of them.
+    # `\u00` can spell any of the keys: an escaped letter is as good as the letter itself.
+    return b'"usage"' in data or b'"error"' in data or b'"event"' in data or b"\\u00" in data
+
+
 def _events(block: bytes) -> list[bytes]:
-    events: list[bytes] = []
+    if b"\r" not in block:
+        *whole, rest = block.split(b"\n\n")
+        events = [event + b"\n\n" for event in whole]
+        return [*events, rest] if rest else events
+    events = []
     start = 0
     for boundary in _BOUNDARY.finditer(block):
         events.append(block[start : boundary.end()])
