@@ -136,13 +136,18 @@ def test_a_json_answer_whose_client_has_left_is_charged_in_full(limited: Gateway
     assert_nothing_is_held(limited, person, Decimal(str(bill["total"])))
 
 
-def test_a_silent_upstream_is_answered_for_and_its_late_answer_is_charged(launch: Launch, simulator: Simulator):
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_silent_upstream_is_answered_for_and_its_late_answer_is_charged(
+    launch: Launch, simulator: Simulator, stream: bool
+):
     gateway = launch(UPSTREAM_FIRST_BYTE_TIMEOUT="0.2")
     gateway.set_policy(limits=[DAY, AT_ONCE])
     person = somebody()
-    answer = ask(gateway, person, "Hello [[wait=1]]")
+    answer = ask(gateway, person, "Hello [[wait=1]]", stream=stream, model="openai/gpt-oss-20b")
     assert answer.status_code == 504
+    until(lambda: gateway.usage(user=person.email))
     (record,) = settled(gateway, person)
+    assert record["status"] == "failed"
     (bill,) = [bill for bill in simulator.bills() if bill["id"] == record["generation_id"]]
     assert Decimal(str(record["cost"])) == Decimal(str(bill["total"])) > 0
     assert_nothing_is_held(gateway, person, Decimal(str(bill["total"])))

@@ -13,7 +13,7 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class Client:
-    """Sends one answer over ASGI. Sending to a client that has gone does nothing."""
+    """Sends one answer over ASGI. Sending more to a client that has gone, or has its whole answer, does nothing."""
 
     def __init__(self, request_id: str, receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -38,6 +38,8 @@ class Client:
 
     async def start(self, status: int, content_type: bytes, headers: RawHeaders = ()) -> None:
         """Send status and headers."""
+        if self.status:
+            return
         self.status = status
         if not self.gone:
             await self._send(
@@ -50,7 +52,7 @@ class Client:
 
     async def send(self, data: bytes) -> None:
         """Send a piece of the body, as fast as the client reads."""
-        if data and not self.gone:
+        if data and not self.gone and not self._ended:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
@@ -77,6 +79,11 @@ class Client:
             return
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
         await self.answer(error.status, b"application/json", error.body(), headers)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody is there who does not have the whole answer yet."""
+        return not self.gone and not self._ended
 
     def close(self) -> None:
         """The exchange is over: stop listening."""

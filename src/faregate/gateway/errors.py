@@ -76,6 +76,16 @@ def upstream_unavailable(reason: str, contact: str, status: int = 502) -> ApiErr
     )
 
 
+def internal_error() -> ApiError:
+    """A mistake of ours; the log has it."""
+    return ApiError(
+        500,
+        "The gateway made a mistake with this request. Please try again; it is noted in the gateway's log.",
+        "server_error",
+        "internal_error",
+    )
+
+
 def cut_short(reason: str) -> ApiError:
     """A stream that upstream did not bring to its end."""
     return ApiError(

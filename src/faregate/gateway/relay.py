@@ -12,7 +12,7 @@ import msgspec
 from faregate.gateway.cancellation import stops_billing
 from faregate.gateway.client import Client
 from faregate.gateway.errors import ApiError, cut_short, upstream_unavailable
-from faregate.gateway.http1 import Exchange, NoAnswer, NotReached, TooSlow, UpstreamFailure
+from faregate.gateway.http1 import Exchange, TooSlow, UpstreamFailure
 from faregate.gateway.refusals import refusal_of
 from faregate.gateway.settlement import Outcome, Settler
 from faregate.gateway.sse import Reader, Splitter, decode_object, encode_object, text_of
@@ -51,9 +51,9 @@ class Relay:
         try:
             exchange = await self._upstream.post(b"/chat/completions", body, accept)
         except TooSlow as slow:
-            failure = upstream_unavailable(str(slow), self._contact, 504)
             # It may be at work, and then it bills: the client hears of it now, the answer is waited for.
-            await client.fail(failure)
+            outcome.told = str(slow)
+            await client.fail(upstream_unavailable(outcome.told, self._contact, 504))
             await self._late(outcome, slow.exchange, client)
             return
         except UpstreamFailure as broken:
@@ -65,7 +65,7 @@ class Relay:
     async def _late(self, outcome: Outcome, exchange: Exchange, client: Client) -> None:
         try:
             await exchange.answered(LONGEST_DRAIN)
-        except (TooSlow, NoAnswer, NotReached, UpstreamFailure) as failure:
+        except UpstreamFailure as failure:
             exchange.abort()
             await self._settler.finish(outcome, Status.FAILED, time.monotonic(), str(failure))
             return
@@ -124,7 +124,7 @@ class Relay:
             refusal = refusal_of(200, error, body, None, self._contact)
             await self._settler.free(outcome, time.monotonic(), refusal.reason or refusal.message)
             raise refusal
-        status = Status.ABORTED if client.gone else Status.COMPLETED
+        status = Status.COMPLETED if client.waiting else Status.ABORTED
         await self._settler.finish(outcome, status, time.monotonic())
         if "event" in fields or "user_id" in fields:
             fields.pop("event", None)
@@ -190,7 +190,7 @@ class _Stream:
                 # Nothing may follow an error event; but fees may still be told.
                 self._reader.read(block)
                 await self._learn()
-            if client.gone:
+            if not client.waiting:
                 self._left()
         if (rest := splitter.rest()) and error is None:
             error = await self._pass(rest)
@@ -199,9 +199,9 @@ class _Stream:
     async def _pass(self, block: bytes) -> ApiError | None:
         """Pass a block of whole events on; the upstream error in it, if there is one."""
         outcome, reader = self._outcome, self._reader
-        if outcome.first_byte_at is None:
-            outcome.first_byte_at = time.monotonic()
         passed = reader.read(block)
+        if outcome.first_byte_at is None and reader.named:
+            outcome.first_byte_at = time.monotonic()
         await self._learn()
         if passed.error is not None:
             error = refusal_of(200, passed.error.get("error"), block, None, self._relay.contact)
@@ -226,7 +226,7 @@ class _Stream:
         outcome = self._outcome
         if error is not None:
             await self._relay.settle_free(outcome, error.reason or error.message)
-        elif self._reader.done or outcome.usage is not None or self._client.gone:
+        elif self._reader.done or outcome.usage is not None or not self._client.waiting:
             await self._relay.settle(outcome, self._status(), None if failure is None else str(failure))
         else:
             reason = "upstream ended the stream without [DONE] and without usage" if failure is None else str(failure)
@@ -235,7 +235,7 @@ class _Stream:
         await self._client.end()
 
     def _status(self) -> Status:
-        return Status.ABORTED if self._client.gone else Status.COMPLETED
+        return Status.COMPLETED if self._client.waiting else Status.ABORTED
 
     def _left(self) -> None:
         """The client has gone: leave too where that stops the bill, else read on to the usage, for a while."""

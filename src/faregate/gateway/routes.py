@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from faregate.gateway.admission import Admission, Admitter
 from faregate.gateway.client import Client, Receive, Send
-from faregate.gateway.errors import ApiError, bad_request, no_route
+from faregate.gateway.errors import ApiError, bad_request, internal_error, no_route
 from faregate.gateway.identity import Gatekeeper, Headers
 from faregate.gateway.models import ModelList
 from faregate.gateway.refusals import is_account_problem
@@ -15,6 +15,7 @@ from faregate.gateway.relay import Relay
 from faregate.gateway.request import outgoing, parse_chat
 
 _log = logging.getLogger("faregate.requests")
+_crash = logging.getLogger(__name__)
 _alarm = logging.getLogger("faregate.upstream")
 
 MOST_BODY_BYTES = 64 * 1024 * 1024
@@ -76,6 +77,11 @@ class Gateway:
             await client.fail(error)
         except ClientLeft:
             pass
+        except Exception:  # noqa: BLE001 - the caller is owed an answer, and the log the rest
+            # The last resort of one request: its hold has been brought to an end by the relay.
+            _crash.exception("request %s ended by an error of the gateway itself", request_id)
+            refused = internal_error()
+            await client.fail(refused)
         finally:
             client.close()
         if refused is not None and is_account_problem(refused):

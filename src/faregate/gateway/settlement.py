@@ -19,6 +19,8 @@ class Outcome:
     provider: str | None = None
     served_model: str | None = None
     usage: Usage | None = None
+    told: str | None = None
+    """Why the client was told that there is no answer, where one may still come."""
     settled: bool = field(default=False, init=False)
 
 
@@ -33,6 +35,8 @@ class Settler:
         if outcome.settled:
             return
         outcome.settled = True
+        if outcome.told is not None:
+            status, reason = Status.FAILED, outcome.told
         record = _record(outcome, status, now, reason)
         usage = outcome.usage
         if usage is not None and usage.cost is not None:

@@ -90,18 +90,19 @@ class Reader:
         self.generation_id: str | None = None
         self.usage: msgspec.Raw | None = None
         self.done = False
-        self._named = False
+        self.named = False
+        """Whether an event has come that says who serves; comments and keep-alives do not."""
 
     def read(self, block: bytes) -> Block:
         """Pass a block of whole events, as bytes unless one of them has to change."""
         if b"[DONE]" in block and _DONE.search(block) is not None:
             self.done = True
-        if self._named and not _suspect(block):
+        if self.named and not _suspect(block):
             return Block(block)
         passed: list[bytes] = []
         failed: dict[str, msgspec.Raw] | None = None
         for event in _events(block):
-            if self._named and not _suspect(event):
+            if self.named and not _suspect(event):
                 data, error = event, None
             else:
                 data, error = self._event(event)
@@ -131,7 +132,7 @@ class Reader:
         return b"".join(lines), None
 
     def _learn(self, fields: dict[str, msgspec.Raw]) -> None:
-        self._named = True
+        self.named = True
         self.provider = text_of(fields.get("provider")) or self.provider
         self.model = text_of(fields.get("model")) or self.model
         self.generation_id = self.generation_id or text_of(fields.get("id"))
