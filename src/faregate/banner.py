@@ -8,6 +8,8 @@ from faregate.keys import ADMIN, CONNECTION, Keys
 from faregate.settings import IdentityMode, Settings
 
 _TEMPLATES = {"X-Faregate-Task": "{{TASK}}", "X-Faregate-Groups": "{{USER_GROUPS}}"}
+_KEY = "YOUR-CONNECTION-KEY"
+_JWT_SECRET = "YOUR-JWT-SECRET"
 _EXAMPLE_MODEL = "openai/gpt-4o-mini"
 
 
@@ -62,8 +64,13 @@ def _open_webui(settings: Settings, keys: Keys, base: str) -> list[str]:
     if not session:
         lines.append(f"  OPENAI_API_KEYS={_connection_key(keys)}")
     if settings.identity is IdentityMode.JWT:
-        lines.append("  FORWARD_USER_INFO_HEADER_JWT_SECRET=$OPENWEBUI_JWT_SECRET")
+        lines.append(f"  FORWARD_USER_INFO_HEADER_JWT_SECRET={_JWT_SECRET}")
     lines += [f"  OPENAI_API_CONFIGS='{json.dumps(config)}'", "  BYPASS_MODEL_ACCESS_CONTROL=true"]
+    if CONNECTION not in keys.new:
+        made = CONNECTION in keys.made_here
+        lines.append(f"  where {_KEY} is {f'{CONNECTION} in {keys.file}' if made else 'one of GATEWAY_API_KEYS'}")
+    if settings.identity is IdentityMode.JWT:
+        lines.append(f"  where {_JWT_SECRET} is one of OPENWEBUI_JWT_SECRETS")
     return lines
 
 
@@ -94,9 +101,7 @@ def _try_it(settings: Settings, keys: Keys, base: str) -> list[str]:
 
 
 def _connection_key(keys: Keys) -> str:
-    if CONNECTION in keys.new:
-        return keys.connections[0].key.get_secret_value()
-    return f"$(sed -n s/^{CONNECTION}=//p {keys.file})" if CONNECTION in keys.made_here else "$CONNECTION_KEY"
+    return keys.connections[0].key.get_secret_value() if CONNECTION in keys.new else _KEY
 
 
 def _shell_key(keys: Keys, name: str) -> str:

@@ -104,14 +104,22 @@ def test_white_space_before_an_answer_does_not_hide_its_usage(limited: Gateway, 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_connection_that_ends_without_an_answer_costs_nothing(limited: Gateway, stream: bool):
+def test_a_connection_that_ends_without_an_answer_is_settled_on_the_bound_and_not_sent_again(
+    limited: Gateway, simulator: Simulator, stream: bool
+):
     person = somebody()
-    answer = ask(limited, person, "Hello [[cut=0]]", stream=stream)
+    # Leaves an idle connection behind, which the next request is sent on.
+    ask(limited, person, "Hello")
+    before = {bill["id"] for bill in simulator.bills()}
+    answer = ask(limited, person, "Hello [[wait=1]] [[cut=0]]", stream=stream)
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "upstream_unavailable"
-    (record,) = limited.usage(user=person.email)
-    assert (record["status"], record["cost"]) == ("failed", "0")
-    assert_nothing_is_held(limited, person, Decimal(0))
+    record, first = settled(limited, person, 2)
+    assert (record["status"], record["source"], record["generation_id"]) == ("failed", "estimate", None)
+    (bill,) = [bill for bill in simulator.bills() if bill["id"] not in before]
+    cost = Decimal(str(record["cost"]))
+    assert cost >= Decimal(str(bill["total"]))
+    assert_nothing_is_held(limited, person, cost + Decimal(str(first["cost"])))
 
 
 def test_a_json_answer_that_breaks_off_is_charged_what_openrouter_charged(limited: Gateway, simulator: Simulator):

@@ -175,6 +175,23 @@ async def test_a_request_on_a_connection_that_upstream_had_closed_is_sent_once_m
         assert await post(client) == (200, b"ok")
 
 
+async def test_a_request_that_upstream_may_have_worked_on_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("faregate.gateway.upstream.CROSSED_SECONDS", 0.0)
+    requests = 0
+
+    async def serve(reader: Reader, writer: Writer, _: int) -> None:
+        nonlocal requests
+        await answers(reader, writer, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await request(reader)
+        requests += 1
+
+    async with upstream_that(serve) as client:
+        assert await post(client) == (200, b"ok")
+        with pytest.raises(NoAnswer):
+            await post(client)
+    assert requests == 1
+
+
 async def test_a_new_connection_that_ends_without_an_answer_is_not_tried_again() -> None:
     connections = []
 

@@ -179,6 +179,11 @@ class Gatekeeper:
             raise no_person(
                 "This request does not prove who is asking. In Open WebUI, set the connection's auth type to session."
             )
+        if token.startswith("sk-"):
+            raise no_person(
+                "This request carries an API key of Open WebUI, which proves nobody here. Use a session of Open WebUI, "
+                "or ask your administrator for another way."
+            )
         claims = _verified(token, self._session_secrets, required=("id",), issuer=None)
         subject = _claim(claims, "id")
         # The token names nobody but the id; the rest is taken from plain headers if they are about the same person.

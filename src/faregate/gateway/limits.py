@@ -30,7 +30,7 @@ _UNITS = {Meter.REQUESTS: "requests", Meter.TOKENS: "tokens", Meter.USD: "nano-u
 RETRY_BUSY = 2
 """Seconds after which to try again where only running requests are in the way."""
 RETRY_NEVER = 86_400
-"""Where no reset is due, such as a total: an administrator may change it any day."""
+"""Where no reset will help, such as of a total: an administrator may change the limit any day."""
 
 
 def claims_for(
@@ -117,6 +117,8 @@ def rule_in_words(counter: Counter) -> str:
 
 
 def _retry_after(refused: Refused, now: float, resets_at: float | None) -> int:
+    if refused.needed > refused.limit:
+        return RETRY_NEVER
     if refused.used + refused.needed <= refused.limit and refused.counter.meter is not Meter.REQUESTS:
         return RETRY_BUSY
     if resets_at is None:

@@ -12,7 +12,7 @@ import msgspec
 from faregate.gateway.cancellation import stops_billing
 from faregate.gateway.client import Client
 from faregate.gateway.errors import ApiError, cut_short, upstream_unavailable
-from faregate.gateway.http1 import Exchange, TooSlow, UpstreamFailure
+from faregate.gateway.http1 import Exchange, NotReached, TooSlow, UpstreamFailure
 from faregate.gateway.refusals import refusal_of
 from faregate.gateway.settlement import Outcome, Settler
 from faregate.gateway.sse import Reader, Splitter, decode_object, encode_object, text_of
@@ -23,6 +23,7 @@ from faregate.records import Facts, Status
 
 MOST_ERROR_BYTES = 1024 * 1024
 MOST_JSON_BYTES = 256 * 1024 * 1024
+CLIENT_LEFT = "the client left before the end of its answer"
 LONGEST_DRAIN = 900.0
 """Seconds for which an answer is read for its usage after its client has gone."""
 
@@ -56,9 +57,12 @@ class Relay:
             await client.fail(upstream_unavailable(outcome.told, self._contact, 504))
             await self._late(outcome, slow.exchange, client)
             return
-        except UpstreamFailure as broken:
-            # Without an answer there is no generation: nothing was billed.
+        except NotReached as broken:
             await self._settler.free(outcome, time.monotonic(), str(broken))
+            raise upstream_unavailable(str(broken), self._contact) from None
+        except UpstreamFailure as broken:
+            # It was sent, and never named: nobody can be asked what it cost, and it may have cost something.
+            await self._settler.finish(outcome, Status.FAILED, time.monotonic(), str(broken))
             raise upstream_unavailable(str(broken), self._contact) from None
         await self._answer(outcome, exchange, client)
 
@@ -124,8 +128,10 @@ class Relay:
             refusal = refusal_of(200, error, body, None, self._contact)
             await self._settler.free(outcome, time.monotonic(), refusal.reason or refusal.message)
             raise refusal
-        status = Status.COMPLETED if client.waiting else Status.ABORTED
-        await self._settler.finish(outcome, status, time.monotonic())
+        if client.waiting:
+            await self._settler.finish(outcome, Status.COMPLETED, time.monotonic())
+        else:
+            await self._settler.finish(outcome, Status.ABORTED, time.monotonic(), CLIENT_LEFT)
         if "event" in fields or "user_id" in fields:
             fields.pop("event", None)
             fields.pop("user_id", None)
@@ -227,7 +233,8 @@ class _Stream:
         if error is not None:
             await self._relay.settle_free(outcome, error.reason or error.message)
         elif self._reader.done or outcome.usage is not None or not self._client.waiting:
-            await self._relay.settle(outcome, self._status(), None if failure is None else str(failure))
+            reason = None if failure is None else str(failure)
+            await self._relay.settle(outcome, self._status(), reason if self._client.waiting else CLIENT_LEFT)
         else:
             reason = "upstream ended the stream without [DONE] and without usage" if failure is None else str(failure)
             await self._relay.settle(outcome, Status.FAILED, reason)

@@ -11,6 +11,9 @@ from faregate.gateway.http1 import Connection, Exchange, NoAnswer, NotReached, T
 IDLE_SECONDS = 30.0
 """How long an unused connection is kept: shorter than what the edge in front of OpenRouter keeps it."""
 
+CROSSED_SECONDS = 0.5
+"""A request and the news that its idle connection was closed cross on the way within a round trip."""
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
@@ -113,13 +116,15 @@ class Upstream:
     async def _exchange(self, head: bytes, body: bytes) -> Exchange:
         connection = self._idle()
         if connection is not None:
+            sent_at = self._loop.time()
             exchange = connection.start(head, body)
             try:
                 await self._answer(exchange)
             except NoAnswer:
-                # Upstream closed an idle connection while the request was on its way: it was not looked at.
-                # On a connection that is new the same would mean something else, so it is tried only once.
-                pass
+                # Closed at once: upstream was giving up an idle connection while the request was on its way, and did
+                # not look at it. Later, or on a new connection, it may have worked on it, and then it bills.
+                if self._loop.time() - sent_at > CROSSED_SECONDS:
+                    raise
             else:
                 return exchange
         exchange = (await self._connect()).start(head, body)

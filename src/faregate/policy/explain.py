@@ -1,11 +1,13 @@
 """What people read inside the chat when a limit or a rule says no. Plain text, one to four sentences."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from faregate.policy.model import Meter, Policy, Scope, Window
 from faregate.policy.money import format_usd
+from faregate.policy.patterns import is_allowed
 
 DEFAULT_CONTACT = "your administrator"
 
@@ -82,7 +84,8 @@ def refusal_sentence(
 def model_not_allowed_sentence(model: str, policy: Policy, *, contact: str = DEFAULT_CONTACT) -> str:
     """Why a person may not use `model`: their policy allows others, or denies it."""
     allowed = ""
-    if policy.allow:
+    # Where `deny` is what says no, a list of what is allowed would only contradict it.
+    if policy.allow and not is_allowed(replace(policy, deny=()), model):
         more = ", ..." if len(policy.allow) > _MOST_PATTERNS else ""
         allowed = f" It allows {', '.join(policy.allow[:_MOST_PATTERNS])}{more}."
     return (
@@ -164,10 +167,10 @@ def _outlook(
     if limit == 0:
         return
     if needed > limit:
-        yield "It would not fit into an unused limit either: send less text, or choose a cheaper model."
+        yield "It would not fit into an unused limit either: send less text or fewer tools, or choose a cheaper model."
         return
     if meter is Meter.CONCURRENT:
-        yield "Try again when one of them has ended."
+        yield f"Try again when {'it' if used + held == 1 else 'one of them'} has ended."
         return
     if held and meter is not Meter.REQUESTS and used + needed <= limit:
         yield "It fits once those have ended: try again in a moment."

@@ -140,6 +140,9 @@ def test_a_model_that_is_not_allowed_says_which_are():
 
 
 def test_a_model_that_is_denied_where_all_others_are_allowed():
+    both = Policy("p", "P", allow=("a/*",), deny=("*:online",))
+    assert "It allows" not in model_not_allowed_sentence("a/b:online", both)
+    assert "It allows a/*." in model_not_allowed_sentence("c/b:online", both)
     assert model_not_allowed_sentence("a/b:online", Policy("p", "P", deny=("*:online",)), contact="IT") == (
         'The model "a/b:online" is not allowed by your policy "P". Choose another model, or ask IT.'
     )

@@ -1,6 +1,5 @@
 """DATABASE_URL: what works, and the sentence where it does not."""
 
-import importlib.util
 import os
 import stat
 
@@ -48,12 +47,6 @@ def test_a_path_that_cannot_be_a_file_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "file" / "faregate.db"):
         with pytest.raises(StoreError, match=r"cannot be opened .* should name a file"):
             open_engine(f"sqlite:///{path}")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("asyncpg") is not None, reason="the driver is installed here")
-def test_postgresql_without_its_driver_says_so():
-    with pytest.raises(StoreError, match="driver asyncpg is not installed: install it, or use sqlite"):
-        open_engine("postgresql://faregate:secret@db/faregate")
 
 
 @pytest.mark.parametrize(
