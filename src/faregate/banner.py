@@ -9,7 +9,7 @@ from faregate.settings import IdentityMode, Settings
 
 _TEMPLATES = {"X-Faregate-Task": "{{TASK}}", "X-Faregate-Groups": "{{USER_GROUPS}}"}
 _KEY = "YOUR-CONNECTION-KEY"
-_JWT_SECRET = "YOUR-JWT-SECRET"
+_SIGNING = "YOUR-SIGNING-SECRET"
 _EXAMPLE_MODEL = "openai/gpt-4o-mini"
 
 
@@ -64,13 +64,13 @@ def _open_webui(settings: Settings, keys: Keys, base: str) -> list[str]:
     if not session:
         lines.append(f"  OPENAI_API_KEYS={_connection_key(keys)}")
     if settings.identity is IdentityMode.JWT:
-        lines.append(f"  FORWARD_USER_INFO_HEADER_JWT_SECRET={_JWT_SECRET}")
+        lines.append(f"  FORWARD_USER_INFO_HEADER_JWT_SECRET={_SIGNING}")
     lines += [f"  OPENAI_API_CONFIGS='{json.dumps(config)}'", "  BYPASS_MODEL_ACCESS_CONTROL=true"]
     if CONNECTION not in keys.new:
         made = CONNECTION in keys.made_here
         lines.append(f"  where {_KEY} is {f'{CONNECTION} in {keys.file}' if made else 'one of GATEWAY_API_KEYS'}")
     if settings.identity is IdentityMode.JWT:
-        lines.append(f"  where {_JWT_SECRET} is one of OPENWEBUI_JWT_SECRETS")
+        lines.append(f"  where {_SIGNING} is one of OPENWEBUI_JWT_SECRETS")
     return lines
 
 

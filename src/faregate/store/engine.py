@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DataError,
     DBAPIError,
+    EmulatedDBAPIException,
     IntegrityError,
     NotSupportedError,
     ProgrammingError,
@@ -19,6 +21,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from faregate.store import postgresql
 from faregate.store.errors import StoreError, StoreUnavailable
 
 POOL_SIZE = 5
@@ -31,6 +34,7 @@ WRITES = "faregate_writes"
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
     "postgresql": "postgresql+asyncpg",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
@@ -45,25 +49,12 @@ def open_engine(url: str) -> AsyncEngine:
     parsed = _parse(url)
     if parsed.drivername.startswith("sqlite"):
         _own(parsed)
-    try:
-        # Parameters are hidden: names and e-mails do not belong in error messages.
-        engine = create_async_engine(
-            parsed,
-            hide_parameters=True,
-            pool_size=POOL_SIZE,
-            max_overflow=0,
-            pool_timeout=POOL_TIMEOUT,
-            pool_pre_ping=not parsed.drivername.startswith("sqlite"),
-        )
-    except ModuleNotFoundError as error:
-        raise StoreError(
-            f"DATABASE_URL asks for PostgreSQL, but its driver {error.name} is not installed: "
-            "install it, or use sqlite:///faregate.db"
-        ) from error
-    if engine.dialect.name == "sqlite":
+        engine = _create(parsed)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
+        return engine
+    plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+    return _create(parsed, async_creator=partial(postgresql.connect, plain), pool_pre_ping=True)
 
 
 @contextmanager
@@ -71,14 +62,34 @@ def reported() -> Iterator[None]:
     """Turn what the driver raises when the database is away, locked or full into `StoreUnavailable`."""
     try:
         yield
-    except _OUR_FAULT:
-        raise
     except DBAPIError as error:
-        raise StoreUnavailable(f"the database did not do its work ({error.orig}); try again") from error
+        if _is_our_fault(error):
+            raise
+        raise StoreUnavailable(f"the database did not do its work ({_said(error)}); try again") from error
     except PoolTimeout as error:
         raise StoreUnavailable("all connections to the database are busy; try again") from error
+    except TimeoutError as error:
+        raise StoreUnavailable("the database did not answer in time; try again") from error
     except OSError as error:
         raise StoreUnavailable(f"the database cannot be reached ({error}); try again") from error
+
+
+def _create(url: URL, **options: Any) -> AsyncEngine:
+    # Parameters are hidden: names and e-mails do not belong in error messages.
+    return create_async_engine(
+        url, hide_parameters=True, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=POOL_TIMEOUT, **options
+    )
+
+
+def _is_our_fault(error: DBAPIError) -> bool:
+    if isinstance(error.orig, EmulatedDBAPIException):
+        return postgresql.is_our_fault(error.orig.driver_exception)
+    return isinstance(error, _OUR_FAULT)
+
+
+def _said(error: DBAPIError) -> object:
+    # Without PostgreSQL's DETAIL, which quotes data.
+    return error.orig.args[0] if error.orig is not None and error.orig.args else error.orig
 
 
 def _parse(url: str) -> URL:

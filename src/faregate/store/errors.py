@@ -6,7 +6,10 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):
-    """The database did not answer, is locked, full or away. Nothing was written; trying again may help."""
+    """The database did not answer, is locked, full or away. Trying again may help.
+
+    Nothing was written, unless the connection broke just before the database could confirm it.
+    """
 
 
 class PolicyInUse(StoreError):

@@ -2,20 +2,26 @@
 
 import secrets
 
-from sqlalchemy import inspect, select
+from sqlalchemy import func, inspect, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from faregate.store.errors import StoreError
 from faregate.store.tables import SCHEMA_VERSION, meta, metadata
-from faregate.store.upsert import upsert
+from faregate.store.upsert import insert_missing
 
 _VERSION = "schema_version"
 _SALT = "salt"
 _SALT_BYTES = 32
 
+_PREPARING = 0x66617265
+"""The advisory lock of PostgreSQL under which the schema is made; any number that nobody else uses."""
+
 
 async def prepare(connection: AsyncConnection) -> None:
     """Create what is missing. Raises `StoreError` when a newer Faregate has been here."""
+    if connection.dialect.name == "postgresql":
+        # Two nodes that create one table at once: IF NOT EXISTS does not keep the second from failing.
+        await connection.execute(select(func.pg_advisory_xact_lock(_PREPARING)))
     if await connection.run_sync(lambda sync: inspect(sync).has_table(meta.name)):
         stored = await _read(connection, _VERSION)
         if stored is not None and int(stored) > SCHEMA_VERSION:
@@ -44,4 +50,4 @@ async def _read(connection: AsyncConnection, key: str) -> str | None:
 
 
 async def _keep(connection: AsyncConnection, key: str, value: str) -> None:
-    await connection.execute(upsert(connection, meta, key=["key"], update=[]), [{"key": key, "value": value}])
+    await connection.execute(insert_missing(connection, meta), [{"key": key, "value": value}])

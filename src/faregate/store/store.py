@@ -38,7 +38,7 @@ class Store:
     async def open(cls, url: str) -> Self:
         """Connect to `sqlite:///file` or `postgresql://...` and create what is missing.
 
-        Raises `StoreError` if the URL cannot work, its driver is missing, or a newer Faregate has been there.
+        Raises `StoreError` if the URL cannot work, or a newer Faregate has been there.
         """
         store = cls(open_engine(url))
         try:

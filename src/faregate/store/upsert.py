@@ -1,14 +1,15 @@
 """INSERT ... ON CONFLICT, which both dialects speak alike and SQLAlchemy spells per dialect."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Insert, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.sql import ColumnCollection
 
-type_of_excluded = ColumnCollection[str, ColumnElement[Any]]
+
+def insert_missing(connection: AsyncConnection, table: Table) -> Insert:
+    """Insert a row, unless any of its unique keys is taken: then the row that is there stays."""
+    return _insert(connection, table).on_conflict_do_nothing()
 
 
 def upsert(
@@ -17,18 +18,19 @@ def upsert(
     *,
     key: Sequence[str],
     update: Sequence[str],
-    where: Callable[[type_of_excluded], ColumnElement[bool]] | None = None,
+    where: ColumnElement[bool] | None = None,
 ) -> Insert:
-    """Insert a row; where `key` is taken, set the columns `update` of the row that is there, if `where` holds.
+    """Insert a row; where `key` is taken, set the columns `update` of the row that is there, if `where` holds for it.
 
-    `where` is given the row that was to be inserted. Without `update` the row that is there stays.
+    The table should have no other unique key: two that insert at once would break that one.
     """
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table)
-    if not update:
-        return statement.on_conflict_do_nothing(index_elements=key)
+    statement = _insert(connection, table)
     return statement.on_conflict_do_update(
         index_elements=key,
         set_={name: statement.excluded[name] for name in update},
-        where=None if where is None else where(statement.excluded),
+        where=where,
     )
+
+
+def _insert(connection: AsyncConnection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

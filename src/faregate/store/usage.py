@@ -115,7 +115,7 @@ async def write(connection: AsyncConnection, records: Sequence[UsageRecord]) -> 
         usage_records,
         key=_KEY,
         update=_REST,
-        where=lambda _: _row.status == Status.PENDING.value,
+        where=_row.status == Status.PENDING.value,
     )
     # Sorted, so that two writers lock rows in the same order.
     await connection.execute(statement, [_values(kept[request_id]) for request_id in sorted(kept)])

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from faregate.directory import Assignment, User
 from faregate.store.tables import users
-from faregate.store.upsert import upsert
+from faregate.store.upsert import insert_missing
 
-_KEY = ("connection", "subject")
 _TOLD = ("email", "name", "role", "groups", "last_seen_at")
 
 
@@ -29,16 +28,17 @@ async def write(connection: AsyncConnection, seen: Sequence[User]) -> None:
             latest[user.connection, user.subject] = user
     if not latest:
         return
-    statement = upsert(
-        connection,
-        users,
-        key=_KEY,
-        update=_TOLD,
-        # A node that was held up must not undo what another has seen since.
-        where=lambda new: new.last_seen_at >= users.c.last_seen_at,
-    )
     # Sorted, so that two writers lock rows in the same order.
-    await connection.execute(statement, [_row(latest[key]) for key in sorted(latest)])
+    rows = [latest[key] for key in sorted(latest)]
+    # Two steps: an upsert minds one unique key, and of two that insert the same person the second breaks the other.
+    await connection.execute(insert_missing(connection, users), [_row(user) for user in rows])
+    follow = update(users).where(
+        users.c.connection == bindparam("of_connection"),
+        users.c.subject == bindparam("of_subject"),
+        # A node that was held up must not undo what another has seen since.
+        users.c.last_seen_at <= bindparam("of_last_seen_at"),
+    )
+    await connection.execute(follow, [_told(user) for user in rows])
 
 
 async def assign(connection: AsyncConnection, user: User, changes: Assignment) -> None:
@@ -52,3 +52,8 @@ async def assign(connection: AsyncConnection, user: User, changes: Assignment) -
 
 def _row(user: User) -> dict[str, Any]:
     return {column.name: getattr(user, column.name) for column in users.columns}
+
+
+def _told(user: User) -> dict[str, Any]:
+    key = {"of_connection": user.connection, "of_subject": user.subject, "of_last_seen_at": user.last_seen_at}
+    return key | {name: getattr(user, name) for name in _TOLD}

@@ -1,0 +1,86 @@
+"""The start-up output: what is pasted from it works, and keys are shown when they were made, never again."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from faregate.banner import banner
+from faregate.keys import ADMIN, CONNECTION, Keys
+from faregate.settings import Connection, Settings
+
+MODES = {
+    "headers": {},
+    "jwt": {"openwebui_jwt_secrets": "signing-secret-of-the-tests"},
+    "session": {"webui_secret_key": "session-secret-of-the-tests"},
+    "none": {},
+}
+BOTH = frozenset({ADMIN, CONNECTION})
+
+
+def shown(mode: str, *, made: frozenset[str] = BOTH, new: frozenset[str] = BOTH, **more: object) -> str:
+    """The output of a start in a mode."""
+    settings = Settings(_env_file=None, identity=mode, **MODES[mode], **more)  # type: ignore[arg-type, call-arg]
+    connections = (Connection("openwebui", SecretStr("connection-key-of-the-tests")),)
+    keys = Keys(SecretStr("admin-key-of-the-tests"), connections, Path("data/keys.env"), made, new)
+    return banner(
+        settings,
+        keys,
+        port=8080,
+        database="postgresql://me:hidden@db:5432/x",
+        upstream="https://openrouter.ai/api/v1",
+        simulated=False,
+        models=300,
+        models_failure=None,
+        unlimited=True,
+    )
+
+
+def pasted(output: str) -> dict[str, str]:
+    """The settings for Open WebUI, as a shell reads them."""
+    lines = re.findall(r"^  ([A-Z_]+=.*)$", output, re.MULTILINE)
+    return dict(word.split("=", 1) for line in lines for word in shlex.split(line))
+
+
+@pytest.mark.parametrize("new", [BOTH, frozenset()])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_pasted_is_whole_in_every_mode(mode: str, new: frozenset[str]) -> None:
+    found = pasted(shown(mode, new=new))
+    key = "connection-key-of-the-tests" if new else "YOUR-CONNECTION-KEY"
+    (config,) = json.loads(found["OPENAI_API_CONFIGS"]).values()
+    assert found["OPENAI_API_BASE_URLS"] == "http://127.0.0.1:8080/v1"
+    assert found["ENABLE_FORWARD_USER_INFO_HEADERS"] == found["BYPASS_MODEL_ACCESS_CONTROL"] == "true"
+    assert config["headers"]["X-Faregate-Groups"] == "{{USER_GROUPS}}"
+    if mode == "session":
+        assert (config["auth_type"], config["headers"]["X-Faregate-Key"]) == ("session", key)
+        assert "OPENAI_API_KEYS" not in found
+    else:
+        assert (config["auth_type"], found["OPENAI_API_KEYS"]) == ("bearer", key)
+    assert ("FORWARD_USER_INFO_HEADER_JWT_SECRET" in found) == (mode == "jwt")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_key_is_shown_by_the_start_that_made_it_and_by_no_other(mode: str) -> None:
+    assert "connection-key-of-the-tests" in shown(mode)
+    assert "admin-key-of-the-tests" in shown(mode)
+    for later in (shown(mode, new=frozenset()), shown(mode, made=frozenset(), new=frozenset())):
+        assert "of-the-tests" not in later
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_configured_secret_is_ever_shown(mode: str) -> None:
+    output = shown(mode)
+    assert "secret-of-the-tests" not in output
+    assert "hidden" not in output
+    assert "postgresql://me:***@db:5432/x" in output
+
+
+def test_an_unlimited_default_is_said_so() -> None:
+    assert "The default policy has no limits" in shown("headers")
+
+
+def test_a_host_of_its_own_is_the_one_to_paste() -> None:
+    assert pasted(shown("headers", host="10.0.0.5"))["OPENAI_API_BASE_URLS"] == "http://10.0.0.5:8080/v1"
