@@ -1,6 +1,7 @@
 """What the start says: what is used for what, where it is, and, the first time, the keys with what to do with them."""
 
 import json
+import shlex
 from urllib.parse import urlsplit
 
 from faregate import __version__
@@ -110,7 +111,7 @@ def _shell_key(keys: Keys, name: str) -> str:
         key = keys.admin if name == ADMIN else keys.connections[0].key
         return key.get_secret_value()
     if name in keys.made_here:
-        return f"$(sed -n s/^{name}=//p {keys.file})"
+        return f"$(sed -n s/^{name}=//p {shlex.quote(str(keys.file))})"
     return "$ADMIN_API_KEY" if name == ADMIN else "$CONNECTION_KEY"
 
 

@@ -66,6 +66,7 @@ class Process:
             while (line := self._lines.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
                 if found := re.search(pattern, line):
                     return found
+            self.wait()
         except queue.Empty:
             self.kill()
         raise AssertionError(f"It did not write what matches {pattern}:\n{self.output}")

@@ -1,8 +1,11 @@
 """The first minutes: nothing is configured, and what the start prints works."""
 
 import re
+import shlex
+import shutil
 import stat
 import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -24,6 +27,9 @@ def commands_of(output: str) -> list[str]:
 
 def run(command: str, folder: Path) -> str:
     # In a shell, as a person would: later starts print commands that look the key up.
+    if not shutil.which("curl"):  # neither an empty Debian nor a slim image has it
+        stand_in = shlex.join([sys.executable, str(Path(__file__).with_name("curl.py"))])
+        command = f'curl() {{ {stand_in} "$@"; }}\n{command}'
     ended = subprocess.run(
         ["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=True, timeout=DEADLINE
     )

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,18 @@ MODES = {
 BOTH = frozenset({ADMIN, CONNECTION})
 
 
-def shown(mode: str, *, made: frozenset[str] = BOTH, new: frozenset[str] = BOTH, **more: object) -> str:
+def shown(
+    mode: str,
+    *,
+    made: frozenset[str] = BOTH,
+    new: frozenset[str] = BOTH,
+    file: Path = Path("data/keys.env"),
+    **more: object,
+) -> str:
     """The output of a start in a mode."""
     settings = Settings(_env_file=None, identity=mode, **MODES[mode], **more)  # type: ignore[arg-type, call-arg]
     connections = (Connection("openwebui", SecretStr("connection-key-of-the-tests")),)
-    keys = Keys(SecretStr("admin-key-of-the-tests"), connections, Path("data/keys.env"), made, new)
+    keys = Keys(SecretStr("admin-key-of-the-tests"), connections, file, made, new)
     return banner(
         settings,
         keys,
@@ -76,6 +84,16 @@ def test_no_configured_secret_is_ever_shown(mode: str) -> None:
     assert "secret-of-the-tests" not in output
     assert "hidden" not in output
     assert "postgresql://me:***@db:5432/x" in output
+
+
+def test_a_key_is_found_again_in_a_folder_with_a_space(tmp_path: Path) -> None:
+    file = tmp_path / "my data" / "keys.env"
+    file.parent.mkdir()
+    file.write_text(f"{ADMIN}=the-admin\n{CONNECTION}=the-connection\n")
+    output = shown("headers", new=frozenset(), file=file)
+    for name, found in ((ADMIN, "the-admin"), (CONNECTION, "the-connection")):
+        (command,) = set(re.findall(rf"\$\(sed -n s/\^{name}=.*?\)", output))
+        assert subprocess.run(["sh", "-c", f'printf %s "{command}"'], capture_output=True, text=True).stdout == found
 
 
 def test_an_unlimited_default_is_said_so() -> None:

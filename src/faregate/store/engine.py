@@ -1,6 +1,9 @@
 """From DATABASE_URL to an engine, and from the driver's errors to ours."""
 
+import asyncio
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +30,8 @@ from faregate.store.errors import StoreError, StoreUnavailable
 POOL_SIZE = 5
 POOL_TIMEOUT = 5.0
 """Seconds to wait for a connection of the pool, and for a lock of SQLite."""
+
+WAL_AGAIN_SECONDS = 0.02
 
 WRITES = "faregate_writes"
 """The execution option of a connection that is going to write."""
@@ -131,7 +136,16 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(POOL_TIMEOUT * 1000)}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    # The very first switch to WAL is refused at once, whatever busy_timeout says, while another start makes it.
+    until = time.monotonic() + POOL_TIMEOUT
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            connection.run_async(lambda _: asyncio.sleep(WAL_AGAIN_SECONDS))
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.close()
 
