@@ -31,8 +31,9 @@ class Facts:
     """What is known of a request when it is admitted: enough for another node to settle it and write its record.
 
     `admitted_at` is in seconds since the epoch; its calendar windows are the ones that are charged, however late.
-    `model` is the one asked for, `candidates` all that may answer. `bound_nano` (nano-dollars) and `bound_tokens`
-    are the most the request can cost with the cap that was granted. `rules` are the rules that matched, in words.
+    `model` is the one asked for, `candidates` all that may answer, `aliases` for each of these its other names.
+    `fixed_nano` and `nano_per_output_token` (nano-dollars), `prompt_bound` and `cap` (tokens) are what the hold was
+    made of. `rules` are the rules that matched, in words.
     """
 
     request_id: str
@@ -44,6 +45,7 @@ class Facts:
     policy_id: str
     model: str
     candidates: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, ...], ...] = ()
     stream: bool = False
     chat_id: str | None = None
     task: str | None = None
@@ -52,6 +54,16 @@ class Facts:
     fixed_nano: int = 0
     nano_per_output_token: int = 0
     rules: tuple[str, ...] = ()
+
+    def families(self) -> tuple[tuple[str, ...], ...]:
+        """For each model that may answer, all names that it is known by: a limit on one of them is about it."""
+        candidates = self.candidates or (self.model,)
+        aliases = self.aliases or ((),) * len(candidates)
+        return tuple((name, *others) for name, others in zip(candidates, aliases, strict=True))
+
+    def names(self) -> tuple[str, ...]:
+        """All names of all models that may answer."""
+        return tuple(name for family in self.families() for name in family)
 
     def bound_nano(self) -> int:
         """The most that the request can cost, in nano-dollars."""
@@ -91,9 +103,11 @@ class UsageRecord:
     outcome: Status | None = None
 
     def counted_models(self) -> tuple[str, ...]:
-        """The models whose limits this record counts on: the one that served if it was a candidate, else all of them.
+        """The names whose limits this record counts on: those of the candidate that served, else of all candidates.
 
-        OpenRouter may answer under a dated name that no pattern knows; then every candidate is charged, never none.
+        OpenRouter may answer under a name that nobody listed; then every candidate is charged, never none.
         """
-        candidates = self.facts.candidates or (self.facts.model,)
-        return (self.served_model,) if self.served_model in candidates else candidates
+        for family in self.facts.families():
+            if self.served_model in family:
+                return family
+        return self.facts.names()

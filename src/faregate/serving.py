@@ -33,7 +33,7 @@ async def serve(settings: Settings) -> None:
     mounts: dict[str, Any] = {}
     if settings.openrouter_api_key is None:
         app = create_app(Options())
-        mounts["_simulator"] = app
+        mounts["_simulator"] = _only_bills(app)
         simulator = Server(app, _listen_for_simulator(), settings.shutdown_grace)
         await simulator.start()
         url, key = f"http://127.0.0.1:{simulator.port}/api/v1", f"sk-or-v1-{secrets.token_hex(16)}"
@@ -64,6 +64,17 @@ async def serve(settings: Settings) -> None:
         await node.stop()
         if simulator is not None:
             await simulator.stop()
+
+
+def _only_bills(simulator: Any) -> Any:
+    """What of the simulator may be seen on the gateway's own port, which others can reach: nobody's prompts."""
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["method"] != "GET" or scope["path"] not in ("/_simulator/bills", "/_simulator/stats"):
+            scope = {**scope, "method": "GET", "path": "/nowhere"}
+        await simulator(scope, receive, send)
+
+    return app
 
 
 def _on_signals(stopping: asyncio.Event, server: Server) -> None:

@@ -144,11 +144,13 @@ def test_a_json_answer_whose_client_has_left_is_charged_in_full(limited: Gateway
     assert_nothing_is_held(limited, person, Decimal(str(bill["total"])))
 
 
-@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("stream", "patience"), [(True, "UPSTREAM_FIRST_BYTE_TIMEOUT"), (False, "UPSTREAM_IDLE_TIMEOUT")]
+)
 def test_a_silent_upstream_is_answered_for_and_its_late_answer_is_charged(
-    launch: Launch, simulator: Simulator, stream: bool
+    launch: Launch, simulator: Simulator, stream: bool, patience: str
 ):
-    gateway = launch(UPSTREAM_FIRST_BYTE_TIMEOUT="0.2")
+    gateway = launch(**{patience: "0.2"})
     gateway.set_policy(limits=[DAY, AT_ONCE])
     person = somebody()
     answer = ask(gateway, person, "Hello [[wait=1]]", stream=stream, model="openai/gpt-oss-20b")

@@ -73,7 +73,7 @@ def fixed(*pieces: bytes) -> Serve:
 
 async def post(client: Upstream) -> tuple[int, bytes]:
     """Status and whole body of a POST."""
-    exchange = await client.post(b"/chat/completions", b'{"a":1}', b"*/*")
+    exchange = await client.post(b"/chat/completions", b'{"a":1}', stream=True)
     body = await client.read_all(exchange, 10_000_000)
     client.done(exchange)
     return exchange.status, body
@@ -104,7 +104,7 @@ async def test_every_framing_is_read_to_its_end(pieces: list[bytes], body: bytes
 async def test_an_answer_split_at_every_byte_is_the_same_answer() -> None:
     whole = b"HTTP/1.1 200 OK\r\nX-Generation-Id: gen-1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     async with upstream_that(fixed(*(bytes([byte]) for byte in whole))) as client:
-        exchange = await client.post(b"/x", b"{}", b"*/*")
+        exchange = await client.post(b"/x", b"{}", stream=True)
         assert exchange.header(b"x-generation-id") == b"gen-1"
         assert await client.read_all(exchange, 100) == b"abc"
         client.done(exchange)
@@ -224,7 +224,7 @@ async def test_an_answer_that_breaks_off_or_is_not_http_is_a_failure(answer: byt
 
 async def test_what_arrived_before_a_cut_is_handed_out() -> None:
     async with upstream_that(fixed(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort")) as client:
-        exchange = await client.post(b"/x", b"{}", b"*/*")
+        exchange = await client.post(b"/x", b"{}", stream=True)
         assert await exchange.read(5) == b"short"
         with pytest.raises(Cut):
             await exchange.read(5)
@@ -292,7 +292,7 @@ async def test_an_upstream_that_outruns_the_reader_is_paused() -> None:
             sent += len(piece)
 
     async with upstream_that(serve) as client:
-        exchange = await client.post(b"/x", b"{}", b"*/*")
+        exchange = await client.post(b"/x", b"{}", stream=True)
         async with asyncio.timeout(20):
             await stalled.wait()
         # The kernel's buffers take some megabytes; the rest of the 64 MB is still with the sender.
@@ -313,7 +313,7 @@ async def test_leaving_closes_the_connection() -> None:
         closed.set()
 
     async with upstream_that(serve) as client:
-        exchange = await client.post(b"/x", b"{}", b"*/*")
+        exchange = await client.post(b"/x", b"{}", stream=True)
         exchange.abort()
         async with asyncio.timeout(5):
             await closed.wait()

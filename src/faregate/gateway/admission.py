@@ -78,6 +78,7 @@ class Admitter:
         user = self._directory.recognise(caller.person, now)
         resolution = self._directory.resolve(user)
         policy = resolution.policy
+        catalogue = self._catalogue()
         facts = Facts(
             request_id=request_id,
             admitted_at=now,
@@ -88,13 +89,14 @@ class Admitter:
             policy_id=policy.id,
             model=request.model,
             candidates=request.candidates,
+            aliases=tuple(catalogue.names(name) if catalogue else () for name in request.candidates),
             stream=request.stream,
             chat_id=caller.chat_id,
             task=caller.task,
             rules=(_resolution_in_words(resolution),),
         )
         try:
-            models = self._permit(user, policy, request)
+            models = self._permit(user, policy, request, facts, catalogue)
             return await self._hold(facts, resolution, request, models)
         except ApiError as refusal:
             self._accountant.refuse(
@@ -102,9 +104,10 @@ class Admitter:
             )
             raise
 
-    def _permit(self, user: User, policy: Policy, request: ChatRequest) -> list[Model]:
+    def _permit(
+        self, user: User, policy: Policy, request: ChatRequest, facts: Facts, catalogue: Catalogue | None
+    ) -> list[Model]:
         """The priced models that may answer; none of them while no prices are known at all."""
-        catalogue = self._catalogue()
         if not user.is_active:
             raise ApiError(
                 403,
@@ -112,9 +115,8 @@ class Admitter:
                 "permission_error",
                 "user_deactivated",
             )
-        for model in request.candidates:
-            names = catalogue.names(model) if catalogue is not None else ()
-            if not is_allowed(policy, model, names):
+        for model, *aliases in facts.families():
+            if not is_allowed(policy, model, aliases):
                 message = model_not_allowed_sentence(model, policy, contact=self._contact)
                 raise ApiError(403, message, "permission_error", "model_not_allowed", "model")
         if (what := evasion(request, policy)) is not None:

@@ -15,7 +15,9 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 class Client:
     """Sends one answer over ASGI. Sending more to a client that has gone, or has its whole answer, does nothing."""
 
-    def __init__(self, request_id: str, receive: Receive, send: Send) -> None:
+    def __init__(self, request_id: str, receive: Receive, send: Send, patience: float) -> None:
+        """A client that reads nothing for `patience` seconds, while there is more for it, counts as gone."""
+        self._patience = patience
         self._receive = receive
         self._send = send
         self.request_id = request_id
@@ -52,8 +54,12 @@ class Client:
 
     async def send(self, data: bytes) -> None:
         """Send a piece of the body, as fast as the client reads."""
-        if data and not self.gone and not self._ended:
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if data and self.waiting:
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            except TimeoutError:
+                self._leave()
 
     async def end(self) -> None:
         """The body is complete."""
@@ -94,6 +100,9 @@ class Client:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         if not self._ended:
-            self.gone = True
-            if self._on_gone is not None:
-                self._on_gone()
+            self._leave()
+
+    def _leave(self) -> None:
+        self.gone = True
+        if self._on_gone is not None:
+            self._on_gone()

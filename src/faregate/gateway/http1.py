@@ -16,7 +16,11 @@ MAX_HEADER_BYTES = 64 * 1024
 
 
 class UpstreamFailure(Exception):
-    """The exchange with upstream did not come to its end."""
+    """The exchange with upstream did not come to its end. What is known of its answer is in `exchange`."""
+
+    def __init__(self, message: str, exchange: "Exchange | None" = None) -> None:
+        super().__init__(message)
+        self.exchange = exchange
 
 
 class NotReached(UpstreamFailure):
@@ -33,10 +37,6 @@ class Cut(UpstreamFailure):
 
 class TooSlow(UpstreamFailure):
     """Upstream is connected and silent for longer than the time-out. It may still answer on `exchange`."""
-
-    def __init__(self, message: str, exchange: "Exchange") -> None:
-        super().__init__(message)
-        self.exchange = exchange
 
 
 class Connection(asyncio.Protocol):
@@ -223,6 +223,7 @@ class Exchange:
     def fail(self, failure: UpstreamFailure) -> None:
         """The exchange will not come to its end."""
         if self._failure is None and not self.complete:
+            failure.exchange = self
             self._failure = failure
             self.wake()
 

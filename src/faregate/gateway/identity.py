@@ -43,9 +43,9 @@ _READ = frozenset({*_PLAIN, USER_JWT, CHAT_ID, TASK, GROUPS, CONNECTION_KEY, AUT
 ISSUER = "open-webui"
 LEEWAY = 60
 """Seconds by which the clocks of Open WebUI and of this machine may differ."""
-LONGEST = 512
-"""Characters of an identity attribute: longer is nobody's name."""
-MOST_GROUPS = 256
+LONGEST = 256
+"""Characters of what is told about a person: longer is nobody's name, and records keep it."""
+MOST_GROUPS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,10 @@ class Gatekeeper:
 
     def caller(self, connection: str, headers: Headers) -> Caller:
         """The person behind a spending call. Raises `ApiError` (403) when nobody is proven."""
-        return Caller(self._person(connection, headers), headers.get(CHAT_ID), headers.get(TASK))
+        if headers.repeated((GROUPS,)):
+            # Groups choose the policy: of two lists of them neither is proven.
+            raise no_person("This request names the groups of its person twice, so it cannot be told which are theirs.")
+        return Caller(self._person(connection, headers), _short(headers.get(CHAT_ID)), _short(headers.get(TASK)))
 
     def _from_headers(self, connection: str, headers: Headers) -> Person:
         if headers.repeated(_PLAIN):
@@ -256,6 +259,10 @@ def _verified(token: str, secrets: Sequence[str], *, required: Sequence[str], is
 def _claim(claims: dict[str, Any], name: str) -> str | None:
     value = claims.get(name)
     return value.strip() or None if isinstance(value, str) else None
+
+
+def _short(value: str | None) -> str | None:
+    return None if value is None else value[:LONGEST]
 
 
 def _bearer(headers: Headers) -> str | None:

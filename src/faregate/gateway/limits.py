@@ -54,7 +54,7 @@ def claims_for(
         calendar,
         user_id=facts.user_id,
         groups=facts.groups,
-        models=facts.candidates,
+        models=facts.names(),
         at=facts.admitted_at,
     )
     counters.sort(key=lambda counter: _LASTING[counter.window])

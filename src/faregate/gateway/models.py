@@ -11,6 +11,7 @@ import logging
 import os
 from pathlib import Path
 
+from faregate.accounting.background import background
 from faregate.gateway.http1 import UpstreamFailure
 from faregate.gateway.upstream import Upstream
 from faregate.pricing.catalogue import Catalogue, CatalogueError
@@ -46,7 +47,7 @@ class ModelList:
                 await self.refresh()
         except TimeoutError:
             self.failure = f"upstream did not send its model list within {START_SECONDS:g} s"
-        self._task = asyncio.create_task(self._refresh_always())
+        self._task = background(self._refresh_always(), "models")
 
     async def stop(self) -> None:
         """Stop refreshing."""

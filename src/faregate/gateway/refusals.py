@@ -14,7 +14,7 @@ from faregate.gateway.sse import text_of
 _ACCOUNT_PAGES = re.compile(
     r"[^.!?\n]*https?://openrouter\.ai/(?:settings|workspaces|activity|credits|docs)[^\s]*[^.!?\n]*[.!?]?"
 )
-_ACCOUNT_IDS = re.compile(r"\b(?:user|org|sk-or)[_-][A-Za-z0-9-]{6,}")
+_ACCOUNT_IDS = re.compile(r"\b(?:user_|org_|sk-or-)[A-Za-z0-9-]{6,}")
 _LONGEST_MESSAGE = 1_000
 
 
@@ -45,10 +45,8 @@ def refusal_of(
     code = _int_code(parsed.code)
     if status < 400:
         status = code if code is not None and 400 <= code <= 599 else 502
-    message = parsed.message or f"an answer of {len(raw_body)} bytes that is not an error in JSON"
-    reason = f"upstream {status}: {message[:_LONGEST_MESSAGE]}"
-    if parsed.metadata is not None and parsed.metadata.limit_source:
-        reason += f" ({parsed.metadata.limit_source})"
+    about_account = _about_account(status, parsed)
+    reason = _reason(status, parsed, about_account)
     headers = {"retry-after": retry_after} if retry_after is not None and _is_delay(retry_after) else {}
     if _in_flight(parsed.metadata):
         return ApiError(
@@ -59,7 +57,7 @@ def refusal_of(
             headers={"retry-after": "2"} | headers,
             reason=reason,
         )
-    if _about_account(status, parsed):
+    if about_account:
         return ApiError(
             # 401 would say that the caller's key is wrong, and theirs is not.
             502 if status == 401 else status,
@@ -97,6 +95,15 @@ def _parse(error: msgspec.Raw | None) -> _Error:
         message=text_of(fields.get("message")),
         code=int(bytes(code)) if code is not None and bytes(code).isdigit() else text_of(code),
     )
+
+
+def _reason(status: int, error: _Error, about_account: bool) -> str:
+    """What administrators read. The text of an error may quote the prompt, so only that about the account is kept."""
+    metadata = error.metadata or _Metadata()
+    details = [error.code, metadata.error_type, metadata.limit_source, metadata.provider_name]
+    told = ", ".join(str(detail)[:100] for detail in details if detail is not None and detail != status)
+    reason = f"upstream {status}" + (f" ({told})" if told else "")
+    return f"{reason}: {error.message[:_LONGEST_MESSAGE]}" if about_account and error.message else reason
 
 
 def _int_code(code: int | str | None) -> int | None:

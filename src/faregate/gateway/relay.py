@@ -47,21 +47,22 @@ class Relay:
             await self._settler.finish(outcome, Status.ABORTED, time.monotonic(), "cut short by the gateway itself")
 
     async def _exchange(self, outcome: Outcome, body: bytes, client: Client) -> None:
-        stream = outcome.facts.stream
-        accept = b"text/event-stream" if stream else b"application/json"
         try:
-            exchange = await self._upstream.post(b"/chat/completions", body, accept)
+            exchange = await self._upstream.post(b"/chat/completions", body, stream=outcome.facts.stream)
         except TooSlow as slow:
             # It may be at work, and then it bills: the client hears of it now, the answer is waited for.
             outcome.told = str(slow)
             await client.fail(upstream_unavailable(outcome.told, self._contact, 504))
-            await self._late(outcome, slow.exchange, client)
+            if slow.exchange is not None:
+                await self._late(outcome, slow.exchange, client)
             return
         except NotReached as broken:
             await self._settler.free(outcome, time.monotonic(), str(broken))
             raise upstream_unavailable(str(broken), self._contact) from None
         except UpstreamFailure as broken:
-            # It was sent, and never named: nobody can be asked what it cost, and it may have cost something.
+            # It was sent, and may have cost something, even where nobody can be asked because it was never named.
+            if broken.exchange is not None:
+                await self._note_header(outcome, broken.exchange)
             await self._settler.finish(outcome, Status.FAILED, time.monotonic(), str(broken))
             raise upstream_unavailable(str(broken), self._contact) from None
         await self._answer(outcome, exchange, client)
@@ -77,12 +78,14 @@ class Relay:
 
     async def _answer(self, outcome: Outcome, exchange: Exchange, client: Client) -> None:
         try:
-            generation_id = exchange.header(b"x-generation-id")
-            if generation_id is not None:
-                await self.note(outcome, generation_id.decode("latin-1"))
-            if exchange.status != 200:
+            await self._note_header(outcome, exchange)
+            if (exchange.header(b"content-encoding") or b"identity").strip().lower() != b"identity":
+                reason = "upstream packed its answer, which was not asked for"
+                await self._settler.finish(outcome, Status.FAILED, time.monotonic(), reason)
+                raise upstream_unavailable(reason, self._contact)
+            if not 200 <= exchange.status < 300:
                 await self._refused(outcome, exchange)
-            elif (exchange.header(b"content-type") or b"").lower().startswith(b"text/event-stream"):
+            elif _is_stream(exchange, outcome.facts.stream):
                 await _Stream(self, outcome, exchange, client).run()
             else:
                 await self._json(outcome, exchange, client)
@@ -95,6 +98,7 @@ class Relay:
         except UpstreamFailure:
             body = b""
         fields = decode_object(body) or {}
+        learn(outcome, fields)
         retry_after = exchange.header(b"retry-after")
         refusal = refusal_of(
             exchange.status if exchange.status >= 400 else 502,
@@ -137,6 +141,11 @@ class Relay:
             fields.pop("user_id", None)
             body = encode_object(fields)
         await client.answer(200, b"application/json", body)
+
+    async def _note_header(self, outcome: Outcome, exchange: Exchange) -> None:
+        generation_id = exchange.header(b"x-generation-id")
+        if generation_id is not None:
+            await self.note(outcome, generation_id.decode("latin-1"))
 
     async def note(self, outcome: Outcome, generation_id: str) -> None:
         """Keep OpenRouter's id before the first byte is relayed: from here on any node can ask what this cost."""
@@ -224,12 +233,15 @@ class _Stream:
         if outcome.generation_id is None and reader.generation_id is not None:
             await self._relay.note(outcome, reader.generation_id)
         if reader.usage is not None:
-            # The last sound figures count: providers repeat and complete them.
-            outcome.usage = read_usage(reader.usage) or outcome.usage
+            # The last figures count, also where they are nonsense: those before them were not final.
+            outcome.usage = read_usage(reader.usage)
             reader.usage = None
 
     async def _end(self, failure: UpstreamFailure | None, error: ApiError | None) -> None:
         outcome = self._outcome
+        if not self._reader.done and not self._reader.usage_was_last:
+            # The stream was cut, and more was generated after these figures: they are not the whole cost.
+            outcome.usage = None
         if error is not None:
             await self._relay.settle_free(outcome, error.reason or error.message)
         elif self._reader.done or outcome.usage is not None or not self._client.waiting:
@@ -252,6 +264,11 @@ class _Stream:
         stops = self._outcome.generation_id is not None and stops_billing(self._reader.provider)
         if self._outcome.usage is None and (stops or now > self._deadline):
             self._exchange.abort()
+
+
+def _is_stream(exchange: Exchange, wanted: bool) -> bool:
+    content_type = (exchange.header(b"content-type") or b"").lower()
+    return content_type.startswith(b"text/event-stream") or (wanted and b"json" not in content_type)
 
 
 def learn(outcome: Outcome, fields: dict[str, msgspec.Raw]) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from faregate.gateway.errors import bad_request
+from faregate.gateway.errors import ApiError, bad_request
 from faregate.pricing.bound import Ceiling
 
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -20,6 +20,11 @@ _T = TypeVar("_T")
 
 _HAIR = Decimal("0.000001")
 """Dollars per million tokens."""
+
+LONGEST_NAME = 256
+"""Characters of a model's name. It is kept in records, so it must not be a way to fill a disk."""
+MOST_CANDIDATES = 16
+"""Models that one request may name."""
 
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")
 
@@ -60,6 +65,11 @@ def parse_chat(body: bytes) -> ChatRequest:
     model = _typed(fields, "model", str)
     if not model or not model.strip():
         raise bad_request("The request should name a model, for example openai/gpt-4o-mini.", "model")
+    if len(model) > LONGEST_NAME:
+        raise bad_request(f"The name of a model should have at most {LONGEST_NAME} characters.", "model")
+    if fields.get("prompt") is not None and bytes(fields["prompt"]) != _null:
+        # Upstream takes one or the other: what it would make of both is not known, so no hold could be for it.
+        raise bad_request("The request should have messages, and no prompt beside them.", "prompt")
     messages = fields.get("messages")
     if messages is None or not bytes(messages).startswith(b"[") or bytes(messages).translate(None, b" \t\r\n") == b"[]":
         raise bad_request("The request should have messages: a list with at least one message.", "messages")
@@ -134,6 +144,11 @@ def _cap_reasoning(fields: dict[str, msgspec.Raw], cap: int) -> None:
 
 
 def _fallbacks(fields: dict[str, msgspec.Raw]) -> tuple[str, ...]:
+    for field in ("models", "fallbacks"):
+        raw = fields.get(field)
+        # Before they are decoded: a list of millions is refused for the price of counting its commas.
+        if raw is not None and bytes(raw).count(b",") > MOST_CANDIDATES * 8:
+            raise _too_many(field)
     names = _typed(fields, "models", list[str]) or []
     entries = _typed(fields, "fallbacks", list[dict[str, msgspec.Raw]]) or []
     for entry in entries:
@@ -143,7 +158,15 @@ def _fallbacks(fields: dict[str, msgspec.Raw]) -> tuple[str, ...]:
         names.append(name)
     if not all(name.strip() for name in names):
         raise bad_request("models should be a list of model names.", "models")
+    if len(names) >= MOST_CANDIDATES:
+        raise _too_many("models")
+    if any(len(name) > LONGEST_NAME for name in names):
+        raise bad_request(f"The name of a model should have at most {LONGEST_NAME} characters.", "models")
     return tuple(names)
+
+
+def _too_many(field: str) -> ApiError:
+    return bad_request(f"A request should name at most {MOST_CANDIDATES} models.", field)
 
 
 def _cap(fields: dict[str, msgspec.Raw]) -> int | None:

@@ -64,7 +64,7 @@ class Gateway:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
         request_id = self._new_id()
-        client = Client(request_id, receive, send)
+        client = Client(request_id, receive, send, self._relay.patience)
         admission: list[Admission] = []
         refused: ApiError | None = None
         try:
@@ -128,7 +128,7 @@ class Gateway:
     ) -> None:
         facts = admission[0].facts if admission else None
         _log.info(
-            "%s %s %s status=%d user=%s model=%s%s",
+            "%s %s %r status=%d user=%s model=%r%s",
             request_id,
             scope["method"],
             scope["path"][:200],

@@ -18,6 +18,9 @@ _BOUNDARY_OVERLAP = 3
 # At the start of a line, where no text of an answer can be: JSON has no raw line ends in its strings.
 _DONE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\]")
 
+_FORBIDDEN = frozenset({"event", "selected_model_id"})
+"""Top-level keys by which Open WebUI runs code in the browser, or changes the model of the chat."""
+
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder = msgspec.json.Encoder()
 
@@ -89,6 +92,8 @@ class Reader:
         self.model: str | None = None
         self.generation_id: str | None = None
         self.usage: msgspec.Raw | None = None
+        self.usage_was_last = False
+        """Whether no event with data has followed the latest usage, but for [DONE]."""
         self.done = False
         self.named = False
         """Whether an event has come that says who serves; comments and keep-alives do not."""
@@ -98,12 +103,16 @@ class Reader:
         if b"[DONE]" in block and _DONE.search(block) is not None:
             self.done = True
         if self.named and not _suspect(block):
+            if b"data:" in block and not self.done:
+                self.usage_was_last = False
             return Block(block)
         passed: list[bytes] = []
         failed: dict[str, msgspec.Raw] | None = None
         for event in _events(block):
             if self.named and not _suspect(event):
                 data, error = event, None
+                if b"data:" in event and _DONE.search(event) is None:
+                    self.usage_was_last = False
             else:
                 data, error = self._event(event)
             if failed is None:
@@ -116,7 +125,7 @@ class Reader:
         for position, line in enumerate(lines):
             text = line.rstrip(b"\r\n")
             if text.startswith(b"data:"):
-                payload = text[5:].strip()
+                payload = _stripped(text[5:])
             elif text.startswith(b"{"):
                 payload = text
             else:
@@ -127,7 +136,9 @@ class Reader:
             self._learn(fields)
             if _present(fields.get("error")):
                 return b"", fields
-            if fields.pop("event", None) is not None:
+            if fields.keys() & _FORBIDDEN:
+                for key in _FORBIDDEN:
+                    fields.pop(key, None)
                 lines[position] = b"data: " + encode_object(fields) + line[len(text) :]
         return b"".join(lines), None
 
@@ -136,7 +147,8 @@ class Reader:
         self.provider = text_of(fields.get("provider")) or self.provider
         self.model = text_of(fields.get("model")) or self.model
         self.generation_id = self.generation_id or text_of(fields.get("id"))
-        if _present(usage := fields.get("usage")):
+        self.usage_was_last = _present(usage := fields.get("usage"))
+        if self.usage_was_last:
             self.usage = usage
 
 
@@ -152,7 +164,7 @@ def _joined(lines: list[bytes]) -> list[bytes]:
     data = [line for line in lines if line.startswith(b"data:")]
     if len(data) < 2:
         return lines
-    payload = b"".join(line[5:].strip() for line in data)
+    payload = b"".join(_stripped(line[5:]) for line in data)
     if decode_object(payload) is None:
         return lines
     first = lines.index(data[0])
@@ -171,9 +183,20 @@ def text_of(raw: msgspec.Raw | None) -> str | None:
 
 
 def _suspect(data: bytes) -> bool:
-    # Four searches for a word are a tenth of the work of one regular expression for all of them.
+    # Some searches for a word are a tenth of the work of one regular expression for all of them.
     # `\u00` can spell any of the keys: an escaped letter is as good as the letter itself.
-    return b'"usage"' in data or b'"error"' in data or b'"event"' in data or b"\\u00" in data
+    return (
+        b'"usage"' in data
+        or b'"error"' in data
+        or b'"event"' in data
+        or b"\\u00" in data
+        or b'"selected_model_id"' in data
+    )
+
+
+def _stripped(payload: bytes) -> bytes:
+    # As Open WebUI strips it, of white space in any alphabet: what it would read behind such, we must read.
+    return payload.decode("utf-8", "surrogateescape").strip().encode("utf-8", "surrogateescape")
 
 
 def _events(block: bytes) -> list[bytes]:

@@ -55,8 +55,11 @@ class Upstream:
             lines.append(f"http-referer: {settings.http_referer}")
         self._headers = "\r\n".join(lines).encode() + b"\r\n"
 
-    async def post(self, path: bytes, body: bytes, accept: bytes) -> Exchange:
+    async def post(self, path: bytes, body: bytes, *, stream: bool) -> Exchange:
         """Send `body` (JSON) to `path` below the base URL and wait for the headers of the answer.
+
+        A stream has to begin within the first-byte time-out. An answer in one piece may take as long as upstream may
+        be silent in mid-stream: it comes when it is complete.
 
         Raises `NotReached` when nothing was sent, `NoAnswer` or `Cut` afterwards, and `TooSlow` with the
         exchange still open: what was asked for may be under way, and billed.
@@ -65,22 +68,24 @@ class Upstream:
             self._prefix,
             path,
             self._headers,
-            accept,
+            b"text/event-stream" if stream else b"application/json",
             len(body),
         )
-        return await self._exchange(head, body)
+        patience = self._settings.first_byte_timeout if stream else self._settings.idle_timeout
+        return await self._exchange(head, body, patience)
 
     async def get(self, path: bytes) -> Exchange:
         """Ask for `path` below the base URL. Raises as `post` does."""
         head = b"GET %b%b HTTP/1.1\r\n%baccept: application/json\r\n\r\n" % (self._prefix, path, self._headers)
-        return await self._exchange(head, b"")
+        return await self._exchange(head, b"", self._settings.first_byte_timeout)
 
     async def get_json(self, path: bytes, limit: int) -> tuple[int, bytes]:
         """Status and whole body, at most `limit` bytes, of a GET. Raises `UpstreamFailure`."""
         try:
             exchange = await self.get(path)
         except TooSlow as slow:
-            slow.exchange.abort()
+            if slow.exchange is not None:
+                slow.exchange.abort()
             raise
         try:
             return exchange.status, await self.read_all(exchange, limit)
@@ -113,13 +118,13 @@ class Upstream:
         while self._pool:
             self._pool.pop().close()
 
-    async def _exchange(self, head: bytes, body: bytes) -> Exchange:
+    async def _exchange(self, head: bytes, body: bytes, patience: float) -> Exchange:
         connection = self._idle()
         if connection is not None:
             sent_at = self._loop.time()
             exchange = connection.start(head, body)
             try:
-                await self._answer(exchange)
+                await _answered(exchange, patience)
             except NoAnswer:
                 # Closed at once: upstream was giving up an idle connection while the request was on its way, and did
                 # not look at it. Later, or on a new connection, it may have worked on it, and then it bills.
@@ -128,15 +133,8 @@ class Upstream:
             else:
                 return exchange
         exchange = (await self._connect()).start(head, body)
-        await self._answer(exchange)
+        await _answered(exchange, patience)
         return exchange
-
-    async def _answer(self, exchange: Exchange) -> None:
-        try:
-            await exchange.answered(self._settings.first_byte_timeout)
-        except asyncio.CancelledError:
-            exchange.abort()
-            raise
 
     def _idle(self) -> Connection | None:
         oldest = self._loop.time() - IDLE_SECONDS
@@ -163,6 +161,14 @@ class Upstream:
         except OSError as error:
             raise NotReached(f"no connection to {self._host}:{self._port}: {error}") from None
         return connection
+
+
+async def _answered(exchange: Exchange, patience: float) -> None:
+    try:
+        await exchange.answered(patience)
+    except asyncio.CancelledError:
+        exchange.abort()
+        raise
 
 
 def _tls_context() -> ssl.SSLContext:

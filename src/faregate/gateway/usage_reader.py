@@ -67,11 +67,12 @@ def _detail(usage: dict[object, object], group: str, name: str) -> int:
 
 
 def _tokens(value: object) -> int | None:
-    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_TOKENS:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
-    return value
+    # The range first: to write out 1e99999999 as an integer would take for ever.
+    if (isinstance(value, Decimal) and not value.is_finite()) or not 0 <= value <= MOST_TOKENS:
+        return None
+    return int(value) if value == int(value) else None
 
 
 def _dollars(value: object) -> Decimal | None:

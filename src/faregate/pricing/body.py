@@ -52,8 +52,12 @@ MOST_PAGES = 1_000
 """What the page reader that OpenRouter uses takes at most (Mistral OCR)."""
 
 
+MOST_PARTS = 200_000
+"""Lists and objects in messages that have to be decoded: to walk through more would keep everybody else waiting."""
+
+
 class MalformedBody(ValueError):
-    """The messages are not JSON, or are nested too deeply to be read."""
+    """The messages are not JSON, or have too many or too deeply nested parts to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,8 @@ def _says_1h(raw: bytes) -> bool:
 
 
 def _decoded(raw: bytes) -> object:
+    if raw.count(b"{") + raw.count(b"[") > MOST_PARTS:
+        raise MalformedBody(f"The messages have more than {MOST_PARTS:,} parts.")
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

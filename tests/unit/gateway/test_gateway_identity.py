@@ -132,6 +132,17 @@ def test_without_a_provable_person_nothing_is_spent(sent: list[tuple[str, str]])
     assert refusal(gatekeeper(), headers(*sent)).message
 
 
+def test_groups_that_stand_twice_prove_nothing() -> None:
+    sent = headers(("X-OpenWebUI-User-Id", "u"), ("X-Faregate-Groups", "students"), ("X-Faregate-Groups", "rich"))
+    assert "groups" in refusal(gatekeeper(), sent).message
+
+
+def test_what_is_told_of_a_person_is_kept_short() -> None:
+    sent = headers(("X-OpenWebUI-User-Id", "u"), ("X-OpenWebUI-Chat-Id", "c" * 9_000), ("X-Faregate-Task", "t" * 9_000))
+    caller = gatekeeper().caller("one", sent)
+    assert (len(caller.chat_id or ""), len(caller.task or "")) == (256, 256)
+
+
 def jwt_gate() -> Gatekeeper:
     """A gatekeeper in the middle of a rotation of secrets."""
     return gatekeeper(identity="jwt", openwebui_jwt_secrets=f"{SECRET}, {OLD_SECRET}")

@@ -140,3 +140,14 @@ def test_an_error_page_is_not_shown() -> None:
 @pytest.mark.parametrize("value", ["Wed, 21 Oct 2026 07:28:00 GMT", "-1", "1.5", "99999999", "1\r\nx: y"])
 def test_only_a_plain_delay_is_passed_on(value: str) -> None:
     assert refused(503, {"message": "later", "code": 503}, value)[2] is None
+
+
+def test_what_may_quote_the_prompt_is_not_kept_for_anybody() -> None:
+    reason = refused(
+        400, {"message": "Invalid input: my secret", "code": 400, "metadata": {"error_type": "invalid_prompt"}}
+    )[3]
+    assert reason == "upstream 400 (invalid_prompt)"
+
+
+def test_a_word_that_only_looks_like_an_account_stays() -> None:
+    assert refused(400, {"message": "Not a user-friendly format", "code": 400})[1] == "Not a user-friendly format"

@@ -1,11 +1,13 @@
 """A chat request as it comes in and as it leaves."""
 
 import json
+from decimal import Decimal
 
 import pytest
 
 from faregate.gateway.errors import ApiError
 from faregate.gateway.request import outgoing, parse_chat
+from faregate.pricing.bound import Ceiling
 
 BODY = {"model": "openai/gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -39,6 +41,13 @@ def sent(body: dict[str, object], cap: int = 100) -> dict[str, object]:
         (b'{"model":"a","messages":[{}],"models":[""]}', "models"),
         (b'{"model":"a","messages":[{}],"stream_options":[]}', "stream_options"),
         (b'{"model":"a","messages":[{}],"n":2}', "n"),
+        (b'{"model":"a","messages":[{}],"prompt":"b"}', "prompt"),
+        (b'{"model":"a","messages":[{}],"provider":"b"}', "provider"),
+        (b'{"model":"' + b"a" * 257 + b'","messages":[{}]}', "model"),
+        (b'{"model":"a","messages":[{}],"models":["' + b"a" * 257 + b'"]}', "models"),
+        (b'{"model":"a","messages":[{}],"models":["b"' + b',"b"' * 16 + b"]}", "models"),
+        (b'{"model":"a","messages":[{}],"models":["b"' + b',"b"' * 1000 + b"]}", "models"),
+        (b'{"model":"a","messages":[{}],"fallbacks":[{"model":"b"}' + b',{"model":"b"}' * 1000 + b"]}", "fallbacks"),
     ],
 )
 def test_a_body_that_cannot_be_served_is_refused_with_a_sentence(body: bytes, param: str | None) -> None:
@@ -99,3 +108,21 @@ def test_every_model_that_may_answer_is_a_candidate() -> None:
     body = BODY | {"models": ["b", "openai/gpt-4o-mini"], "fallbacks": [{"model": "c"}]}
     request = parse_chat(json.dumps(body).encode())
     assert request.candidates == ("openai/gpt-4o-mini", "b", "c")
+
+
+def test_a_ceiling_of_prices_travels_along_and_a_lower_one_stays() -> None:
+    ceiling = Ceiling(prompt=Decimal("0.15"), completion=Decimal("0.6"))
+
+    def provider(**own: object) -> object:
+        body = BODY | ({"provider": own} if own else {})
+        sent = outgoing(parse_chat(json.dumps(body).encode()), cap=1, user="u", ceiling=ceiling)
+        return json.loads(sent, parse_float=str)["provider"]
+
+    assert provider() == {"max_price": {"prompt": "0.150001", "completion": "0.600001"}}
+    assert provider(order=["x"], max_price={"prompt": 0.1, "completion": 5, "image": 1}) == {
+        "order": ["x"],
+        "max_price": {"prompt": "0.1", "completion": "0.600001", "image": 1},
+    }
+    assert provider(max_price={"prompt": "-1", "completion": "free"}) == {
+        "max_price": {"prompt": "0.150001", "completion": "0.600001"}
+    }

@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,3 +117,31 @@ def test_an_event_of_megabytes_passes_whole() -> None:
     event = b'data: {"choices":[{"delta":{"content":"' + b"x" * 3_000_000 + b'"}}]}\n\n'
     out, _ = relay(event, list(range(0, len(event), 65_536)))
     assert out == event
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u2003", "\u3000", "\x1c", "\x85"])
+def test_no_white_space_of_any_alphabet_hides_an_event_key(space: str) -> None:
+    # Open WebUI strips a payload as text, not as bytes.
+    out, _ = relay(f'{HEAD}\n\ndata:{space}{{"event":{{"type":"execute"}}}}\n\n'.encode())
+    assert b"execute" not in out
+
+
+def test_a_chunk_cannot_change_the_model_of_the_chat() -> None:
+    out, _ = relay(f'{HEAD}\n\ndata: {{"selected_model_id":"evil","choices":[]}}\n\n'.encode())
+    assert payloads(out)[1:] == [{"choices": []}]
+
+
+@pytest.mark.parametrize(
+    ("tail", "last"),
+    [
+        ("", True),
+        ("data: [DONE]\n\n", True),
+        (": ping\n\n", True),
+        (f"{HEAD}\n\n", False),
+        (f"{HEAD}\n\n{USAGE}\n\n", True),
+    ],
+)
+@given(cuts=st.lists(st.integers(0, 4096), max_size=6))
+def test_figures_are_the_last_until_more_is_said(tail: str, last: bool, cuts: list[int]) -> None:
+    _, reader = relay(f"{HEAD}\n\n{USAGE}\n\n{tail}".encode(), cuts)
+    assert reader.usage_was_last is last

@@ -116,7 +116,13 @@ def test_bytes_that_are_no_json_are_bounded_or_refused(noise):
 
 def test_messages_nested_too_deeply_are_refused_in_a_sentence():
     with pytest.raises(MalformedBody, match="nested too deeply"):
-        prompt_bound(b'["image_url",' + b"[" * 200_000 + b"]" * 200_001)
+        prompt_bound(b'["image_url",' + b"[" * 100_000 + b"]" * 100_001)
+
+
+def test_messages_of_too_many_parts_are_refused_in_a_sentence_and_not_walked_through():
+    with pytest.raises(MalformedBody, match="more than 200,000 parts"):
+        prompt_bound(b'["image_url"' + b",[]" * 200_001 + b"]")
+    assert prompt_bound(b'["text"' + b",[]" * 200_001 + b"]").prompt_tokens > 600_000
 
 
 def test_broken_messages_with_media_are_refused_in_a_sentence():
