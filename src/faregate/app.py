@@ -87,7 +87,7 @@ class Faregate:
         parts = self._parts
         self._store = store = await Store.open(database_url(settings))
         parts.push_async_callback(store.close)
-        journal = Journal.open(settings.data_dir / JOURNAL)
+        self._journal = journal = Journal.open(settings.data_dir / JOURNAL)
         parts.callback(journal.close)
         self._outbox = outbox = Outbox(store, journal)
         kept = journal.replay()
@@ -196,14 +196,19 @@ class Faregate:
         lag = self._outbox.lag
         try:
             await self._store.ping()
-            database = Check("database", not lag.dead, False, "reachable" if not lag.dead else "refuses some rows")
         except StoreUnavailable as error:
             database = Check("database", False, False, f"away, {lag.waiting} rows wait for it: {error}")
+        else:
+            said = f"{lag.waiting} rows wait for it: {lag.error}" if lag.error else "reachable"
+            if lag.dead:
+                said += f"; it refuses {len(lag.dead)} rows, the log says which"
+            database = Check("database", lag.error is None and not lag.dead, False, said)
+        unwritable = self._journal.retry()
         failure = self._models.failure
         known = self._models.catalogue is not None
         return [
             database,
-            Check("ledger", True, True, "in this process"),
+            Check("ledger", unwritable is None, True, unwritable or "in this process"),
             # The price list may be old, but without any nobody can be admitted.
             Check("catalogue", known and failure is None, not known, failure or f"{self.model_count} models"),
         ]

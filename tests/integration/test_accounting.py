@@ -75,6 +75,9 @@ class Node:
     def set_limits(self, limits):
         self.rulebook = Rulebook([Policy("default", "Default", tuple(limits))], [])
 
+    def time(self):
+        return self.now
+
     async def ask(self, generation_id):
         return self.told.get(generation_id)
 
@@ -89,7 +92,7 @@ class Node:
         self.ledger.restore(replay.holds)
         self.reconciler = Reconciler(self.ask, delays=(0.0, 0.0))
         self.accountant = Accountant(
-            self.ledger, self.spend, self.outbox, self.reconciler, self.calendar, lambda: self.rulebook
+            self.ledger, self.spend, self.outbox, self.reconciler, self.calendar, lambda: self.rulebook, clock=self
         )
         await self.accountant.recover(replay.holds, await self.store.pending())
         self.charged = asyncio.Event()
@@ -167,7 +170,7 @@ class Node:
 
     def on(self, row, counter):
         if counter.window is Window.MINUTE:
-            in_time = self.now - 60 < row.ts
+            in_time = self.now - 60 < row.ts <= self.now + 60
         else:
             in_time = counter.ends == 0 or counter.starts <= row.ts < counter.ends
         concerned = {
@@ -287,6 +290,30 @@ async def test_a_process_killed_while_the_database_is_away_loses_nothing(nodes):
     node = await nodes()
 
     assert {row.request_id for row in await node.rows()} == {"no", *(f"r{number}" for number in range(20))}
+    await node.counters_are_the_sum_of_the_rows()
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_a_clock_that_was_ahead_for_a_moment_gives_nobody_their_windows_again(nodes, is_restarted):
+    node = await nodes()
+    for number in range(3):
+        await node.accountant.settle(final_of(await node.admit(f"before {number}")))
+    parked = await node.admit("running")
+    await node.accountant.park(parked_of(parked))
+    node.now += 2 * 86_400
+    for number in range(20):
+        await node.accountant.settle(final_of(await node.admit(f"ahead {number}", "bob")))
+    await node.counters_are_the_sum_of_the_rows()
+    # The minute is a rate, not a budget: one that the clock has jumped out of is not waited for.
+    node.now -= 2 * 86_400 - 120
+    if is_restarted:
+        await node.kill()
+        node = await nodes(now=node.now)
+    await node.accountant.settle(final_of(await node.admit("after", "bob")))
+    await node.reconciled()
+
+    await node.counters_are_the_sum_of_the_rows()
+    node.now += 2 * 86_400
     await node.counters_are_the_sum_of_the_rows()
 
 

@@ -364,6 +364,65 @@ async def test_on_a_full_disk_slots_still_go_back_and_the_journal_learns_it_late
         assert content(path).count(b'"event":"parked"') == 1
 
 
+def test_of_a_person_who_is_met_again_and_again_on_a_full_disk_only_the_latest_state_is_owed(path: Path):
+    ada = User("ada", "webui", "s1", "ada@example.org", "Ada", "user", ("staff",), True, None, NOON, NOON)
+    with opened(path) as journal:
+        journal.held(hold("a"))
+        with disk_full_at(len(content(path))):
+            for n in range(1_000):
+                journal.met(replace(ada, last_seen_at=NOON + n))
+            journal.released("a")
+        before = journal.size
+        journal.held(hold("b"))
+        assert journal.size - before < 3_000
+    assert replayed(path) == Replay([hold("b")], [], [replace(ada, last_seen_at=NOON + 999)])
+
+
+def test_a_journal_that_cannot_be_written_says_so_until_it_can_be(path: Path):
+    with opened(path) as journal:
+        assert journal.failure is journal.retry() is None
+        journal.held(hold("a"))
+        whole = content(path)
+        # Room for something, but not for a line.
+        with disk_full_at(len(whole) + 10):
+            with pytest.raises(JournalError) as failed:
+                journal.held(hold("b"))
+            assert journal.failure == journal.retry() == str(failed.value)
+            journal.released("a")
+            assert journal.retry() is not None
+        assert journal.failure is not None
+        assert content(path) == whole
+        assert journal.retry() is journal.failure is None
+        assert content(path) == whole
+        journal.held(hold("b"))
+        assert journal.replay() == Replay([hold("b")], [])
+
+
+def test_a_journal_that_is_written_again_has_no_failure(path: Path):
+    with opened(path) as journal:
+        with disk_full_at(0):
+            journal.released("a")
+        assert journal.failure is not None
+        journal.held(hold("b"))
+        assert journal.failure is None
+
+
+def test_without_a_file_descriptor_the_journal_says_what_to_do(path: Path):
+    with opened(path) as journal:
+        journal.held(hold("a"))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+        try:
+            with pytest.raises(JournalError, match=r"Too many open files.* Allow more open files"):
+                journal.sync()
+            with pytest.raises(JournalError, match="Allow more open files"):
+                journal.compact([])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert journal.failure is None
+        journal.sync()
+
+
 async def test_what_is_owed_is_written_when_the_journal_is_closed(path: Path):
     with opened(path) as journal:
         journal.held(hold("a"))

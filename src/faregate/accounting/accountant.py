@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
+from faregate.accounting.clock import Clock, SystemClock
 from faregate.accounting.figures import ended, orphan, pending_row
 from faregate.accounting.outbox import Outbox
 from faregate.accounting.spend import Spend, charge_of
@@ -53,6 +54,8 @@ class Accountant:
         later: Later,
         calendar: Calendar,
         rulebook: Callable[[], Rulebook],
+        *,
+        clock: Clock | None = None,
     ) -> None:
         self._ledger = ledger
         self._spend = spend
@@ -60,6 +63,7 @@ class Accountant:
         self._later = later
         self._calendar = calendar
         self._rulebook = rulebook
+        self._clock = clock or SystemClock()
         self._learned: Rulebook | None = None
         self._shapes: dict[Shape, None] = {}
         self.shapes()
@@ -88,7 +92,7 @@ class Accountant:
         if isinstance(settled, AlreadySettled):
             return False
         # After the ledger, never before: a counter that it meets for the first time starts from these sums.
-        self._spend.add(record)
+        self._spend.add(record, self._clock.time())
         self._outbox.add_record(record)
         return True
 

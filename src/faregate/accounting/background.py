@@ -14,6 +14,11 @@ def background(work: Coroutine[None, None, None], name: str) -> asyncio.Task[Non
     return task
 
 
+async def ended(task: asyncio.Task[None]) -> None:
+    """Wait for the end of `task`. How it ended was said then: who comes to stop it has more to stop."""
+    await asyncio.wait([task])
+
+
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("the background task %s has ended by an error", task.get_name(), exc_info=error)

@@ -1,9 +1,10 @@
 """Keeps this node's holds alive, and takes over those of nodes that stopped."""
 
 import asyncio
+import logging
 
 from faregate.accounting.accountant import Accountant
-from faregate.accounting.background import background
+from faregate.accounting.background import background, ended
 from faregate.accounting.clock import Clock, SystemClock
 from faregate.ledger.port import Ledger
 
@@ -11,6 +12,8 @@ LEASE_SECONDS = 15.0
 """How long a hold outlives its node (design, section 5)."""
 
 RENEW_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Leases:
@@ -45,13 +48,19 @@ class Leases:
         """Renew no more: what is still held is left to whoever comes after this node."""
         self._stopping.set()
         if self._task is not None:
-            await self._task
+            await ended(self._task)
             self._task = None
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
-            now = self._clock.time()
-            # Ours first: after the machine has slept, all leases are over, and only the others' may be taken.
-            await self._ledger.renew(self._node, self._lease, now)
-            await self._accountant.take_over(now)
+            try:
+                await self._renew(self._clock.time())
+            except Exception:
+                # Whatever it was: a node that stops renewing loses all its holds.
+                log.exception("leases could not be renewed; tried again in %g seconds", self._every)
             await self._clock.wait(self._stopping, self._every)
+
+    async def _renew(self, now: float) -> None:
+        # Ours first: after the machine has slept, all leases are over, and only the others' may be taken.
+        await self._ledger.renew(self._node, self._lease, now)
+        await self._accountant.take_over(now)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import NamedTuple, Protocol
 
-from faregate.accounting.background import background
+from faregate.accounting.background import background, ended
 from faregate.accounting.clock import Clock, SystemClock
 from faregate.directory import User
 from faregate.ledger.journal import JournalError
@@ -167,12 +167,12 @@ class Outbox:
         self._work.set()
         self._full.set()
         if self._task is not None:
-            await self._task
+            await ended(self._task)
             self._task = None
         try:
             await self.flush()
-        except StoreUnavailable as error:
-            log.error("%d rows are not in the database at the end: %s", self._waiting, error)  # noqa: TRY400
+        except Exception as error:  # noqa: BLE001 - the parts that are stopped after this one must be
+            log.error("%d rows are not in the database at the end: %s", self._waiting, _said(error))  # noqa: TRY400
 
     async def flush(self) -> None:
         """Return once all that was added before this call is written or reported as refused.
@@ -191,8 +191,8 @@ class Outbox:
             try:
                 await self._write_batch()
                 patience = FIRST_PATIENCE
-            except StoreUnavailable as error:
-                log.warning("%d rows wait for the database: %s", self._waiting, error)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the rows that come must be written
+                log.warning("%d rows wait for the database: %s", self._waiting, _said(error))
                 await self._clock.wait(self._stopping, patience)
                 patience = min(2 * patience, MOST_PATIENCE)
 
@@ -204,8 +204,8 @@ class Outbox:
                 return
             try:
                 await self._write(batch)
-            except StoreUnavailable as error:
-                self._error = str(error)
+            except Exception as error:
+                self._error = _said(error)
                 raise
             finally:
                 self._rearm()
@@ -251,11 +251,15 @@ class Outbox:
                 journal.compact(self._live(), self.unwritten(), people)
                 self._compact_at = max(self._compact_bytes, 2 * journal.size)
             elif journal.size != self._synced:
-                self._synced = journal.size
+                size = journal.size
                 await asyncio.to_thread(journal.sync)
+                self._synced = size
         except JournalError as error:
             self._compact_at = journal.size + self._compact_bytes
             log.error("%s", error)  # noqa: TRY400
+        except (OSError, RuntimeError) as error:
+            # There is no thread, or no file, to be had. The rows are written; the next batch tries again.
+            log.error("The journal was not put on the disk: %s", error)  # noqa: TRY400
 
     def _journal_refusal(self, record: UsageRecord) -> None:
         # The ledger tells the journal about all other final records; a refusal never reaches the ledger.
@@ -297,6 +301,11 @@ class Outbox:
     @property
     def _waiting(self) -> int:
         return len(self._users) + len(self._records)
+
+
+def _said(error: Exception) -> str:
+    # Of an error that nobody foresaw only its kind: its text may quote what is in a row.
+    return str(error) if isinstance(error, StoreUnavailable) else type(error).__name__
 
 
 def _id(entry: _Entry) -> str:

@@ -17,5 +17,5 @@ async def recover_spend(store: SpendSource, outbox: Outbox, kept: Replay, calend
     spend = await Spend.load(store, calendar, now)
     # What the database refuses was spent all the same.
     for record in outbox.unwritten():
-        spend.add(record)
+        spend.add(record, now)
     return spend

@@ -4,10 +4,11 @@ The records are the truth. This is their sum by (person, groups, models), so tha
 mid-window counts what was already spent in that window, whatever the limit is about.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
+from faregate.ledger.books import is_ahead, is_over
 from faregate.ledger.port import Counter
 from faregate.policy.model import Meter, Scope, Window
 from faregate.policy.patterns import limit_applies
@@ -17,6 +18,9 @@ from faregate.store.usage import ChargedRow, SpendRow
 
 SLIDING_SECONDS = 60.0
 """The length of the sliding `minute`."""
+
+WINDOWS_KEPT = 4
+"""The windows of each kind that are known: the last ones in which the clock was."""
 
 
 class Amounts(NamedTuple):
@@ -75,8 +79,8 @@ def charge_of(record: UsageRecord, meter: Meter) -> int:
 class SpendSource(Protocol):
     """Where the sums come from at start: the store."""
 
-    async def spend(self, since: float) -> list[SpendRow]:
-        """What was charged to requests admitted since then (epoch seconds), summed."""
+    async def spend(self, since: float, until: float | None = None) -> list[SpendRow]:
+        """What was charged to requests admitted since then, up to but without `until` (epoch seconds), summed."""
         ...
 
     async def recent(self, since: float) -> list[ChargedRow]:
@@ -87,15 +91,16 @@ class SpendSource(Protocol):
 class Spend:
     """The sums of the live windows, and the records of the last minute. A `Baseline` of the ledger.
 
-    Windows roll by the moments of admission: one that starts is empty, one that has ended is dropped, and a record
-    of an ended window is ignored. So memory follows the number of people, not of requests.
+    Windows roll by the clock: one that it comes to is empty, and the last few that it was in are kept, for late
+    records, and for a clock that was ahead and is set right: it is then in an earlier window again, and nobody may
+    spend that anew. A record of a window that is not kept is ignored. So memory follows the number of people, not of
+    requests.
     """
 
     def __init__(self, calendar: Calendar, now: float) -> None:
         self._calendar = calendar
         self._windows = {
-            window: _Sums(*calendar.bounds(window, now))
-            for window in (Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH)
+            window: _Kept(calendar, window, now) for window in (Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH)
         }
         self._total = _Sums(*UNBOUNDED)
         self._recent = _Recent()
@@ -104,32 +109,38 @@ class Spend:
     async def load(cls, store: SpendSource, calendar: Calendar, now: float) -> "Spend":
         """The sums of what `store` holds at `now` (epoch seconds). Raises `StoreUnavailable`."""
         spend = cls(calendar, now)
-        for sums in (*spend._windows.values(), spend._total):
-            for row in await store.spend(sums.starts):
-                payer = Payer(row.user_id, row.groups, row.models)
-                sums.add(payer, Amounts(row.requests, row.tokens, row.nano))
+        current = [(kept, kept.visit(now).ends) for kept in spend._windows.values()]
         for charged in await store.recent(now - SLIDING_SECONDS):
             payer = Payer(charged.user_id, charged.groups, charged.models)
-            spend._recent.add(charged.admitted_at, payer, Amounts(charged.requests, charged.tokens, charged.nano))
+            amounts = Amounts(charged.requests, charged.tokens, charged.nano)
+            spend._recent.add(charged.admitted_at, payer, amounts, now)
+            # Admitted by a clock that was ahead: its windows will come, and are not empty then.
+            for kept, ends in current:
+                if charged.admitted_at >= ends:
+                    kept.visit(charged.admitted_at).add(payer, amounts)
+        for sums in (*(kept.visit(now) for kept in spend._windows.values()), spend._total):
+            for row in await store.spend(sums.starts, sums.ends or None):
+                payer = Payer(row.user_id, row.groups, row.models)
+                sums.add(payer, Amounts(row.requests, row.tokens, row.nano))
         return spend
 
-    def add(self, record: UsageRecord) -> None:
-        """Count a record that was settled just now."""
+    def add(self, record: UsageRecord, now: float) -> None:
+        """Count a record that was settled at `now` (epoch seconds)."""
         at, payer, amounts = record.facts.admitted_at, _payer(record), amounts_of(record)
-        for window, sums in self._windows.items():
-            if at >= sums.ends:
-                sums = self._windows[window] = _Sums(*self._calendar.bounds(window, at))
-            if at >= sums.starts:
+        for kept in self._windows.values():
+            kept.visit(now)
+            if (sums := kept.holding(at)) is not None:
                 sums.add(payer, amounts)
         self._total.add(payer, amounts)
-        self._recent.add(at, payer, amounts)
+        self._recent.add(at, payer, amounts, now)
 
     def used(self, counter: Counter) -> int:
-        """What records have charged to a calendar or `total` counter; 0 for a window that is not live."""
+        """What records have charged to a calendar or `total` counter; 0 for a window that is not kept."""
         if counter.window is Window.TOTAL:
             return self._total.used(counter)
-        sums = None if counter.window is None else self._windows.get(counter.window)
-        return sums.used(counter) if sums is not None and sums.starts == counter.starts else 0
+        kept = None if counter.window is None else self._windows.get(counter.window)
+        sums = None if kept is None else kept.holding(counter.starts)
+        return 0 if sums is None else sums.used(counter)
 
     def recent(self, counter: Counter, since: float) -> list[tuple[float, int]]:
         """`(admitted_at, amount)` of the records on a sliding counter admitted after `since`, oldest first."""
@@ -161,6 +172,37 @@ class _Sums:
         )
 
 
+class _Kept:
+    """The windows of one kind in which the clock was lately, the latest visit last."""
+
+    __slots__ = ("_calendar", "_latest", "_sums", "_window")
+
+    def __init__(self, calendar: Calendar, window: Window, now: float) -> None:
+        self._calendar = calendar
+        self._window = window
+        self._sums: OrderedDict[int, _Sums] = OrderedDict()
+        self._latest = self._open(now)
+
+    def visit(self, now: float) -> _Sums:
+        """The window that the clock is in at `now`; another one may be dropped for it."""
+        if not self._latest.starts <= now < self._latest.ends:
+            self._latest = self._open(now)
+        return self._latest
+
+    def holding(self, at: float) -> _Sums | None:
+        """The window that `at` lies in, if it is kept."""
+        return next((sums for sums in reversed(self._sums.values()) if sums.starts <= at < sums.ends), None)
+
+    def _open(self, at: float) -> _Sums:
+        # By visits and not by age: however far the clock jumps, it is in few windows before it is set right.
+        starts, ends = self._calendar.bounds(self._window, at)
+        sums = self._sums.setdefault(starts, _Sums(starts, ends))
+        self._sums.move_to_end(starts)
+        if len(self._sums) > WINDOWS_KEPT:
+            self._sums.popitem(last=False)
+        return sums
+
+
 class _Charge(NamedTuple):
     at: float
     payer: Payer
@@ -170,21 +212,19 @@ class _Charge(NamedTuple):
 class _Recent:
     """The records of the last minute, in the order of their settling."""
 
-    __slots__ = ("_all", "_newest", "_users")
+    __slots__ = ("_all", "_users")
 
     def __init__(self) -> None:
-        self._newest = 0.0
         self._all: deque[_Charge] = deque()
         self._users: dict[str, deque[_Charge]] = {}
 
-    def add(self, at: float, payer: Payer, amounts: Amounts) -> None:
-        self._newest = max(self._newest, at)
-        if at <= self._newest - SLIDING_SECONDS:
+    def add(self, at: float, payer: Payer, amounts: Amounts, now: float) -> None:
+        self._forget(now)
+        if is_over(at, now) or is_ahead(at, now):
             return
         charge = _Charge(at, payer, amounts)
         self._all.append(charge)
         self._users.setdefault(payer.user_id, deque()).append(charge)
-        self._forget(self._newest - SLIDING_SECONDS)
 
     def on(self, counter: Counter, since: float) -> Iterator[tuple[float, int]]:
         charges = self._users.get(counter.scope_id, deque()) if counter.scope is Scope.USER else self._all
@@ -192,9 +232,9 @@ class _Recent:
             if charge.at > since and charge.payer.on(counter):
                 yield charge.at, charge.amounts.of(counter.meter)
 
-    def _forget(self, until: float) -> None:
-        # A younger one in front keeps an older one for a while: at most a second minute's worth.
-        while self._all[0].at <= until:
+    def _forget(self, now: float) -> None:
+        # A younger one in front keeps an older one for a while: at most two more minutes' worth.
+        while self._all and (is_over(self._all[0].at, now) or is_ahead(self._all[0].at, now)):
             user_id = self._all.popleft().payer.user_id
             charges = self._users[user_id]
             charges.popleft()

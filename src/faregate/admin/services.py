@@ -1,6 +1,7 @@
 """What the admin API works with."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -10,7 +11,10 @@ from fastapi import Depends, Request
 from faregate.directory import Directory
 from faregate.ledger.port import Ledger
 from faregate.policy.windows import Calendar
+from faregate.store.errors import StoreUnavailable
 from faregate.store.store import Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,14 @@ def _services(request: Request) -> AdminServices:
 
 
 async def _fresh(services: Annotated[AdminServices, Depends(_services)]) -> AdminServices:
-    await services.flush()
+    try:
+        await services.flush()
+    except StoreUnavailable as error:
+        # A disk that is full can still be read. Where the database is away, the reading says so.
+        log.warning("what is shown to the administrator lacks the latest: %s", error)
     return services
 
 
 Services = Annotated[AdminServices, Depends(_services)]
 Fresh = Annotated[AdminServices, Depends(_fresh)]
-"""The services, after everything that this node has accepted can be read from the store."""
+"""The services, after everything that this node has accepted can be read from the store, if it takes that now."""

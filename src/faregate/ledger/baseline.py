@@ -9,7 +9,8 @@ class Baseline(Protocol):
     """The charges of every record settled so far, those on their way to the database included.
 
     The ledger asks once, when it first meets a counter, and again for one that it has forgotten since: so a limit
-    added in mid-window counts what was spent before it, and a counter whose window is over need not be kept.
+    added in mid-window counts what was spent before it, and a counter whose window is over need not be kept, not
+    even if the clock may be set back to it.
     """
 
     def used(self, counter: Counter) -> int:

@@ -1,7 +1,8 @@
 """What one counter keeps in memory: a tally of what is used and held, or the entries of a sliding minute."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain, takewhile
 
 from faregate.ledger.port import Balance
 
@@ -51,6 +52,10 @@ class Sliding:
 
     Entries are kept oldest first. An entry that is still held when its minute is over leaves like any other: a
     rate is about when requests were admitted, not about how long they run.
+
+    Requests are judged in another order than they came, so an entry from after the moment that is asked about counts
+    too, but not from more than a minute after: a clock that was set back has left that minute as well. What it left
+    is forgotten, else a clock that was ahead for a moment would fill the minute for as long as it was ahead.
     """
 
     __slots__ = ("_entries", "_open", "held", "used")
@@ -66,9 +71,7 @@ class Sliding:
     def balance(self, at: float) -> Balance:
         """What counts at `at` (epoch seconds), without forgetting anything."""
         used, held = self.used, self.held
-        for entry in self._entries:
-            if not has_left(entry.at, at):
-                break
+        for entry in chain(self._over_at(at), self._ahead_of(at)):
             if entry.open:
                 held -= entry.amount
             else:
@@ -97,15 +100,15 @@ class Sliding:
             self.held -= entry.amount
             entry.amount, entry.open = 0, False
 
-    def forget(self, at: float) -> None:
-        """Drop the entries that have left by `at` (epoch seconds)."""
-        while self._entries and has_left(self._entries[0].at, at):
-            entry = self._entries.popleft()
-            if entry.open:
-                self.held -= entry.amount
-                del self._open[entry.request_id]
-            else:
-                self.used -= entry.amount
+    def forget(self, before: float) -> None:
+        """Drop the entries whose minute was over by `before` (epoch seconds)."""
+        while self._entries and is_over(self._entries[0].at, before):
+            self._drop(self._entries.popleft())
+
+    def forget_ahead(self, now: float) -> None:
+        """Drop the entries of a clock that was ahead and is at `now` (epoch seconds)."""
+        while self._entries and is_ahead(self._entries[-1].at, now):
+            self._drop(self._entries.pop())
 
     def is_empty(self) -> bool:
         return not self._entries
@@ -118,11 +121,24 @@ class Sliding:
         balance = self.balance(at)
         left = balance.used + balance.held
         for entry in self._entries:
-            if not has_left(entry.at, at):
+            if not is_over(entry.at, at) and not is_ahead(entry.at, at):
                 left -= entry.amount
                 if left <= room:
                     return entry.at + MINUTE_SECONDS
         return None
+
+    def _over_at(self, at: float) -> Iterator[_Entry]:
+        return takewhile(lambda entry: is_over(entry.at, at), self._entries)
+
+    def _ahead_of(self, at: float) -> Iterator[_Entry]:
+        return takewhile(lambda entry: is_ahead(entry.at, at), reversed(self._entries))
+
+    def _drop(self, entry: _Entry) -> None:
+        if entry.open:
+            self.held -= entry.amount
+            del self._open[entry.request_id]
+        else:
+            self.used -= entry.amount
 
     def _insert(self, entry: _Entry) -> None:
         # Requests come in order but for a few: a late charge, a request that waited for something else.
@@ -135,6 +151,11 @@ class Sliding:
 Book = Tally | Sliding
 
 
-def has_left(admitted_at: float, at: float) -> bool:
+def is_over(admitted_at: float, at: float) -> bool:
     """Whether what was admitted at `admitted_at` no longer counts in the minute that ends at `at`."""
     return admitted_at + MINUTE_SECONDS <= at
+
+
+def is_ahead(admitted_at: float, at: float) -> bool:
+    """Whether `admitted_at` is so long after `at` that the clock must have been set back in between."""
+    return admitted_at > at + MINUTE_SECONDS

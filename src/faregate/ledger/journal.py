@@ -4,6 +4,7 @@ An append-only file of JSON lines, one write per event. A finished write is in t
 process; `sync` puts it on the disk, which outlives the machine.
 """
 
+import errno
 import fcntl
 import os
 import threading
@@ -69,6 +70,8 @@ class _Met(msgspec.Struct, tag="met", tag_field="event"):
     user: User
 
 
+_ADVICE = dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files")
+
 _Event = _Met | _Held | _Noted | _Parked | _Settled | _Released
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(_Event)
@@ -79,7 +82,8 @@ class Journal:
 
     `held` and `settled` raise `JournalError` when the event cannot be written, and leave the file as it was. What
     only tells of a person (`met`), or how a hold went on (`noted`, `parked`, `released`), never fails: on a full disk
-    it is owed, and written in front of the next event, so that no slot stays taken because a disk was full.
+    it is owed, and written in front of the next event, so that no slot stays taken because a disk was full. What is
+    owed is bounded by the people and the holds that there are: of a person, only the latest state is owed.
     """
 
     def __init__(self, path: Path, fd: int, size: int) -> None:
@@ -88,6 +92,9 @@ class Journal:
         self._size = size
         self._torn = False
         self._owed: list[bytes] = []
+        self._owed_people: dict[str, bytes] = {}
+        self._failure: str | None = None
+        self._wanted = 0
         self._swap = threading.Lock()
 
     @classmethod
@@ -113,6 +120,25 @@ class Journal:
     def size(self) -> int:
         """Bytes in the file."""
         return self._size
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last event could not be written: nobody can be admitted. None if it could."""
+        return self._failure
+
+    def retry(self) -> str | None:
+        """After a failure, find out whether there is room again; `failure` as it is then.
+
+        A node that is not ready may be sent no requests: it would never learn from them that its disk has room.
+        """
+        if self._failure is not None:
+            try:
+                # No line: should the process end before it is cut off, the next start does that.
+                self._write(b" " * self._wanted)
+                self._cut_back()
+            except JournalError:
+                pass
+        return self._failure
 
     def replay(self) -> Replay:
         """What the events so far amount to. Raises `JournalError` if a line cannot be read."""
@@ -140,7 +166,11 @@ class Journal:
 
     def met(self, user: User) -> None:
         """Keep a person as they are now."""
-        self._append_or_owe(_line(_Met(user)))
+        line = _line(_Met(user))
+        try:
+            self._append(line)
+        except JournalError:
+            self._owed_people[user.id] = line
 
     def noted(self, request_id: str, generation_id: str) -> None:
         self._append_or_owe(_line(_Noted(request_id, generation_id)))
@@ -153,14 +183,15 @@ class Journal:
 
     def sync(self) -> None:
         """Put everything written so far on the disk. Blocks; may be called from another thread."""
-        with self._swap:
-            fd = os.dup(self._fd)
         try:
-            os.fsync(fd)
+            with self._swap:
+                fd = os.dup(self._fd)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
         except OSError as error:
             raise self._unwritable(error) from error
-        finally:
-            os.close(fd)
 
     def compact(self, holds: Iterable[Hold], records: Iterable[UsageRecord] = (), people: Iterable[User] = ()) -> None:
         """Start the file anew with the live `holds`, and the `records` and `people` that the database has not yet.
@@ -190,7 +221,9 @@ class Journal:
         with self._swap:
             os.close(self._fd)
             self._fd = fd
-        self._size, self._torn, self._owed = len(content), False, []
+        self._size, self._torn, self._failure = len(content), False, None
+        self._owed.clear()
+        self._owed_people.clear()
         try:
             _sync_directory(self._path.parent)
         except OSError as error:
@@ -209,7 +242,13 @@ class Journal:
             self._owed.append(line)
 
     def _append(self, line: bytes) -> None:
-        data = b"".join([*self._owed, line]) if self._owed else line
+        data = b"".join([*self._owed_people.values(), *self._owed, line])
+        self._write(data)
+        self._size += len(data)
+        self._owed.clear()
+        self._owed_people.clear()
+
+    def _write(self, data: bytes) -> None:
         try:
             if self._torn:
                 os.ftruncate(self._fd, self._size)
@@ -217,12 +256,13 @@ class Journal:
             _write_whole(self._fd, data)
         except OSError as error:
             self._cut_back()
-            raise self._unwritable(error) from error
-        self._size += len(data)
-        self._owed.clear()
+            failure = self._unwritable(error)
+            self._failure, self._wanted = str(failure), len(data)
+            raise failure from error
+        self._failure = None
 
     def _cut_back(self) -> None:
-        """Remove the part of a line that did get written; if even that fails, the next write tries again first."""
+        """Remove what was written and is not whole; if even that fails, the next write tries again first."""
         try:
             os.ftruncate(self._fd, self._size)
         except OSError:
@@ -231,7 +271,7 @@ class Journal:
     def _unwritable(self, error: OSError) -> JournalError:
         return JournalError(
             f"The journal {self._path} cannot be written: {error.strerror}. No request can be admitted without it."
-            " Make room on its disk; nothing needs to be restarted."
+            f" {_ADVICE.get(error.errno or 0, 'Make room on its disk')}; nothing needs to be restarted."
         )
 
 

@@ -11,7 +11,7 @@ from itertools import count
 from typing import Protocol
 
 from faregate.ledger.baseline import Baseline
-from faregate.ledger.books import MINUTE_SECONDS, Book, Sliding, Tally, has_left
+from faregate.ledger.books import MINUTE_SECONDS, Book, Sliding, Tally, is_over
 from faregate.ledger.fitting import fits, largest_cap, need, refusal
 from faregate.ledger.port import (
     AlreadySettled,
@@ -30,7 +30,9 @@ from faregate.policy.model import Window
 from faregate.records import Facts, UsageRecord
 
 KEPT_AFTER_END = 3600
-"""Seconds that a calendar counter outlives its window, for late charges and late readers."""
+"""Seconds that a calendar counter outlives its window, for late charges and late readers.
+
+Should the clock be set back to a window that was forgotten, its counters start from the baseline again."""
 
 SLIDING_KEPT = 2
 """Seconds that sliding entries outlive their minute: requests may be judged in another order than they came."""
@@ -95,7 +97,7 @@ class MemoryLedger(Ledger):
         if any(claim.fixed < 0 or claim.per_output_token < 0 for claim in claims) or cap_wanted < 0:
             raise ValueError(f"Request {request_id} claims a negative amount; amounts are zero or more.")
 
-        balanced = [(claim, self._book(claim.counter, at).balance(at)) for claim in claims]
+        balanced = [(claim, self._book_at(claim.counter, at, now).balance(at)) for claim in claims]
         least = min(cap_min, cap_wanted)
         if (refused := refusal(balanced, least)) is not None:
             return self._when_free(refused, at)
@@ -223,6 +225,12 @@ class MemoryLedger(Ledger):
             book.forget(at - SLIDING_KEPT)
         return book
 
+    def _book_at(self, counter: Counter, at: float, now: float) -> Book:
+        book = self._book(counter, at)
+        if isinstance(book, Sliding):
+            book.forget_ahead(now)
+        return book
+
     def _first_book(self, counter: Counter, at: float) -> Book:
         if counter.window is None:
             return Tally(0)
@@ -237,7 +245,7 @@ class MemoryLedger(Ledger):
         if (book := self._books.get(counter)) is not None:
             return book
         if counter.window is Window.MINUTE:
-            over = has_left(at, self._now - SLIDING_KEPT)
+            over = is_over(at, self._now - SLIDING_KEPT)
         else:
             over = 0 < counter.ends <= self._now - KEPT_AFTER_END
         return None if over else self._book(counter, at)
@@ -254,6 +262,7 @@ class MemoryLedger(Ledger):
             book = self._books[counter]
             if isinstance(book, Sliding):
                 book.forget(now - SLIDING_KEPT)
+                book.forget_ahead(now)
                 in_use = not book.is_empty()
             else:
                 in_use = book.holds > 0

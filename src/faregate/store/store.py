@@ -112,10 +112,10 @@ class Store:
         async with self._read() as connection:
             return await usage.page(connection, query)
 
-    async def spend(self, since: float) -> list[SpendRow]:
-        """What was charged to requests admitted since `since` (seconds since the epoch), summed."""
+    async def spend(self, since: float, until: float | None = None) -> list[SpendRow]:
+        """What was charged to requests admitted since `since`, up to but without `until` (epoch seconds), summed."""
         async with self._read() as connection:
-            return await usage.spend(connection, since)
+            return await usage.spend(connection, since, until)
 
     async def recent(self, since: float) -> list[ChargedRow]:
         """Every charge to requests admitted since `since` (seconds since the epoch), oldest first."""

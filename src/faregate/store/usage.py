@@ -130,11 +130,13 @@ async def page(connection: AsyncConnection, query: UsageQuery) -> list[UsageRow]
     return [_usage_row(row) for row in (await connection.execute(statement)).mappings()]
 
 
-async def spend(connection: AsyncConnection, since: float) -> list[SpendRow]:
-    """What was charged to requests admitted since `since` (seconds since the epoch), summed."""
+async def spend(connection: AsyncConnection, since: float, until: float | None) -> list[SpendRow]:
+    """What was charged to requests admitted since `since`, up to but without `until` (epoch seconds), summed."""
     by = (_row.user_id, _row.groups, _row.models)
     totals = (func.sum(_row.requests), func.sum(_row.total_tokens), func.sum(_row.cost_nano))
     statement: Select[Any] = select(*by, *totals).where(_CHARGED, _row.ts >= since).group_by(*by)
+    if until is not None:
+        statement = statement.where(_row.ts < until)
     rows = await connection.execute(statement)
     return [
         SpendRow(user_id, groups, models, int(requests), int(tokens), int(nano))

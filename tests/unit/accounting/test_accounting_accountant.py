@@ -69,7 +69,13 @@ class World:
 
     def begin(self):
         self.accountant = Accountant(
-            self.ledger, self.spend, self.outbox, self.reconciler, self.calendar, lambda: self.rulebook
+            self.ledger,
+            self.spend,
+            self.outbox,
+            self.reconciler,
+            self.calendar,
+            lambda: self.rulebook,
+            clock=self.clock,
         )
 
     async def never(self, generation_id):

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import resource
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -241,6 +243,82 @@ async def test_stopping_while_the_store_is_away_ends_and_says_what_is_left(far, 
     await outbox.stop()
 
     assert "1 rows are not in the database at the end" in caplog.text
+
+
+@contextmanager
+def no_more_files():
+    """A real limit of the system: this process opens no further file meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_running_out_of_file_descriptors_for_a_moment_does_not_end_the_writing(far, clock, journal, caplog):
+    outbox = Outbox(far, journal, clock=clock)
+    outbox.start()
+    await asyncio.to_thread(journal.sync)
+    with no_more_files():
+        for request_id in ("a", "b"):
+            journal.settled(record_of(request_id))
+            outbox.add_record(record_of(request_id))
+            await clock.advance(1)
+            await asyncio.to_thread(lambda: None)
+    outbox.add_record(record_of("c"))
+    await outbox.stop()
+
+    assert far.batches == [["a"], ["b"], ["c"]]
+    assert "Allow more open files" in caplog.text
+
+
+async def test_an_error_that_nobody_foresaw_ends_neither_the_writing_nor_the_end(far, clock, journal, caplog):
+    def live():
+        raise MemoryError("ada@example.org")
+
+    outbox = Outbox(far, journal, clock=clock, compact_bytes=1)
+    outbox.start(live)
+    for request_id in ("a", "b"):
+        journal.settled(record_of(request_id))
+        outbox.add_record(record_of(request_id))
+        await clock.advance(2 * MOST_PATIENCE)
+    assert far.batches == [["a"], ["b"]]
+    outbox.add_record(record_of("c"))
+    await outbox.stop()
+
+    assert far.batches == [["a"], ["b"], ["c"]]
+    assert "MemoryError" in caplog.text
+    assert "ada@example.org" not in caplog.text
+
+
+async def test_a_background_task_that_has_died_does_not_keep_the_end_from_writing_what_is_left(far, caplog):
+    class Stopped(HandClock):
+        async def wait(self, event, seconds):
+            raise OSError("the clock cannot be read")
+
+    outbox = Outbox(far, clock=Stopped())
+    outbox.start()
+    outbox.add_record(record_of("a"))
+    await others_run()
+    await outbox.stop()
+
+    assert far.batches == [["a"]]
+    assert "the background task outbox has ended by an error" in caplog.text
+
+
+async def test_what_is_not_on_the_disk_yet_is_put_there_with_the_next_batch(far, clock, journal, monkeypatch):
+    outbox = Outbox(far, journal, clock=clock)
+    journal.settled(record_of("a"))
+    outbox.add_record(record_of("a"))
+    with no_more_files():
+        await outbox.flush()
+    synced = []
+    monkeypatch.setattr(journal, "sync", lambda: synced.append(journal.size))
+    outbox.add_record(record_of("b"))
+    await outbox.flush()
+
+    assert synced == [journal.size]
 
 
 async def test_a_growing_backlog_raises_an_alarm_at_each_doubling_and_is_not_trimmed(outbox, far, monkeypatch, caplog):

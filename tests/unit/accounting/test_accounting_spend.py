@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from accounting_world import NOON, record_of
 
-from faregate.accounting.spend import SLIDING_SECONDS, Spend, charge_of
+from faregate.accounting.spend import SLIDING_SECONDS, WINDOWS_KEPT, Spend, charge_of
 from faregate.ledger.counters import counters_for
 from faregate.ledger.port import Counter
 from faregate.policy.model import Meter, Scope, Window
@@ -28,7 +28,8 @@ def counter(scope=Scope.USER, scope_id="ada", meter=Meter.USD, window=Window.DAY
 def spend_of(*records, now=NOON):
     spend = Spend(calendar(), now)
     for record in records:
-        spend.add(record)
+        now = max(now, record.facts.admitted_at)
+        spend.add(record, now)
     return spend
 
 
@@ -75,16 +76,54 @@ def test_a_window_that_starts_is_empty_and_the_longer_ones_go_on():
     spend = spend_of(record_of("a"))
 
     assert spend.used(counter(window=Window.HOUR, at=NOON + HOUR)) == 0
-    spend.add(record_of("b", at=NOON + HOUR))
+    spend.add(record_of("b", at=NOON + HOUR), NOON + HOUR)
     assert spend.used(counter(window=Window.HOUR, at=NOON + HOUR)) == 1_000_000
     assert spend.used(counter(window=Window.DAY, at=NOON + HOUR)) == 2_000_000
 
 
-def test_a_record_of_an_hour_that_is_over_is_charged_to_its_day_only():
+def test_a_record_that_comes_late_is_charged_to_the_hour_of_its_admission():
     spend = spend_of(record_of("b", at=NOON + HOUR), record_of("late", at=NOON))
 
+    assert spend.used(counter(window=Window.HOUR, at=NOON)) == 1_000_000
     assert spend.used(counter(window=Window.HOUR, at=NOON + HOUR)) == 1_000_000
     assert spend.used(counter(window=Window.DAY, at=NOON + HOUR)) == 2_000_000
+
+
+def test_a_record_of_an_hour_long_over_is_charged_to_its_day_only():
+    spend = spend_of(*(record_of(f"r{n}", at=NOON + n * HOUR) for n in range(WINDOWS_KEPT + 1)))
+    spend.add(record_of("late", at=NOON), NOON + WINDOWS_KEPT * HOUR)
+
+    assert spend.used(counter(window=Window.HOUR, at=NOON)) == 0
+    assert spend.used(counter(window=Window.DAY)) == (WINDOWS_KEPT + 2) * 1_000_000
+
+
+@pytest.mark.parametrize("days", [2, 40, 4_000])
+def test_a_clock_that_was_ahead_for_a_moment_finds_what_was_spent_before(days):
+    spend = spend_of(record_of("before"))
+    for n in range(3):
+        spend.add(record_of(f"ahead{n}", at=NOON + days * DAY + n * HOUR), NOON + days * DAY + n * HOUR)
+    spend.add(record_of("after", at=NOON + 1), NOON + 1)
+
+    for window in (Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH):
+        ahead = counter(window=window, at=NOON + days * DAY)
+        assert spend.used(counter(window=window)) == (2_000_000 if ahead != counter(window=window) else 5_000_000)
+    assert spend.used(counter(window=Window.DAY, at=NOON + days * DAY)) == 3_000_000
+    assert spend.used(counter(window=Window.TOTAL)) == 5_000_000
+    assert spend.recent(counter(window=Window.MINUTE), NOON - 60) == [(NOON + 1, 1_000_000)]
+
+
+def test_late_records_of_many_hours_do_not_displace_the_one_that_the_clock_is_in():
+    spend = spend_of(record_of("now"))
+    for n in range(1, 30):
+        spend.add(record_of(f"late{n}", at=NOON - n * HOUR), NOON)
+
+    assert spend.used(counter(window=Window.HOUR)) == 1_000_000
+
+
+def test_no_more_windows_are_kept_than_a_few_of_each_kind():
+    spend = spend_of(*(record_of(f"r{n}", at=NOON + n * 31 * DAY) for n in range(20)))
+
+    assert [len(kept._sums) for kept in spend._windows.values()] == [WINDOWS_KEPT] * 4
 
 
 def test_after_forty_silent_days_only_the_total_is_left():
@@ -111,7 +150,7 @@ def test_the_last_minute_is_told_by_moment_of_admission_oldest_first():
 def test_memory_stays_flat_over_many_requests_of_the_same_people():
     spend = Spend(calendar(), NOON)
     for number in range(5_000):
-        spend.add(record_of(f"r{number}", at=NOON + number, user=f"u{number % 10}"))
+        spend.add(record_of(f"r{number}", at=NOON + number, user=f"u{number % 10}"), NOON + number)
 
     assert len(spend._recent._all) == SLIDING_SECONDS
     assert len(spend._recent._users) == 10
@@ -158,3 +197,15 @@ async def test_what_the_store_holds_is_where_the_sums_start(store):
     used = {window: spend.used(counter(meter=Meter.REQUESTS, window=window)) for window in Window}
     assert used == {"minute": 0, "hour": 1, "day": 2, "week": 2, "month": 3, "total": 4}
     assert spend.recent(counter(meter=Meter.USD, window=Window.MINUTE), NOON - 30) == [(NOON, 1_000_000)]
+
+
+async def test_what_a_clock_that_was_ahead_left_in_the_store_counts_when_its_windows_come(store):
+    ahead = NOON + 2 * DAY
+    await store.write([], [record_of("now"), *(record_of(f"ahead{n}", at=ahead + n * HOUR) for n in range(6))])
+    spend = await Spend.load(store, calendar(), NOON + 30)
+
+    assert spend.used(counter(window=Window.HOUR)) == 1_000_000
+    assert spend.used(counter(window=Window.DAY)) == 1_000_000
+    assert spend.used(counter(window=Window.DAY, at=ahead)) == 6_000_000
+    assert spend.used(counter(window=Window.MONTH)) == 7_000_000
+    assert spend.recent(counter(window=Window.MINUTE), NOON - 30) == [(NOON, 1_000_000)]

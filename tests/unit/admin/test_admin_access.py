@@ -120,7 +120,6 @@ async def test_a_body_of_a_megabyte_is_read_and_a_larger_one_is_413(admin, refus
     ("method", "path", "body"),
     [
         ("GET", "/admin/usage", None),
-        ("GET", "/admin/users", None),
         ("POST", "/admin/policies", {"id": "calm", "name": "Calm"}),
         ("POST", "/admin/group-policies", {"group_name": "staff", "policy_id": "default"}),
     ],
@@ -146,6 +145,22 @@ async def test_while_the_store_is_away_the_answer_is_503_and_when_to_come_back(
     assert "secret detail" not in error["message"]
     assert list(gateway.directory.rulebook.policies) == ["default"]
     assert gateway.directory.rulebook.group_policies == ()
+
+
+@pytest.mark.parametrize("path", ["/admin/usage", "/admin/users", "/admin/users/{}/quota"])
+async def test_a_database_that_can_only_be_read_is_read(gateway, as_admin, caplog, path):
+    user = gateway.meet()
+    gateway.accept(user, "r1")
+    await gateway.flush()
+
+    async def full():
+        raise StoreUnavailable("the database did not do its work (database or disk is full)")
+
+    async with as_admin(gateway.services(flush=full)) as client:
+        response = await client.get(path.format(user.id))
+    assert response.status_code == 200
+    assert path.endswith("quota") or len(response.json()) == 1
+    assert "database or disk is full" in caplog.text
 
 
 async def test_a_fault_of_ours_has_the_shape_of_errors_too(gateway, as_admin, refusal):

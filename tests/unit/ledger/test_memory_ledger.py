@@ -78,6 +78,52 @@ async def test_a_counter_that_was_forgotten_is_answered_from_the_records():
     assert await ledger.peek([spending], later) == [Balance(used=4)]
 
 
+async def test_a_clock_that_comes_back_finds_what_was_spent_and_what_is_held():
+    before = SpentBefore()
+    ledger = MemoryLedger(before)
+    spending, slots = counter(Meter.USD, Window.DAY), counter(Meter.CONCURRENT, None)
+    for request_id in ("settled", "running"):
+        await ask(ledger, request_id, [Claim(spending, 10), Claim(slots, 1)])
+    await ledger.settle("settled", [(spending, 4)], record("settled"))
+    before.charged.append((spending, NOON, 4))
+    ahead = NOON + 2 * 86_400
+    for n in range(40):
+        await ask(ledger, f"ahead{n}", [Claim(counter(Meter.USD, Window.DAY, at=ahead), 10)], at=ahead + n * 60)
+    assert await ledger.peek([spending, slots], NOON) == [Balance(used=4, held=10), Balance(held=1)]
+    await ledger.settle("running", [(spending, 4)], record("running"))
+    before.charged.append((spending, NOON, 4))
+    await ask(ledger, "ahead again", [], at=ahead + 7200)
+    assert await ledger.peek([spending, slots], NOON) == [Balance(used=8), Balance()]
+
+
+@pytest.mark.parametrize("is_settled", [True, False])
+async def test_a_clock_that_comes_back_does_not_leave_the_minute_full(is_settled: bool):
+    ledger = MemoryLedger(SpentBefore())
+    rate = Claim(counter(Meter.REQUESTS, Window.MINUTE), 1, limit=2)
+    ahead = NOON + 2 * 86_400
+    for request_id in ("a", "b"):
+        await ask(ledger, request_id, [rate], at=ahead)
+        if is_settled:
+            await ledger.settle(request_id, [(rate.counter, 1)], record(request_id, ahead))
+    assert await ledger.peek([rate.counter], NOON) == [Balance()]
+    assert await ask(ledger, "c", [rate]) == Held(0)
+    # Nor does it come back when the clock gets there.
+    assert await ledger.peek([rate.counter], ahead) == [Balance()]
+    await ledger.settle("a", [(rate.counter, 1)], record("a", ahead))
+    await ledger.settle("c", [(rate.counter, 1)], record("c"))
+    assert await ledger.peek([rate.counter], NOON) == [Balance(used=1)]
+
+
+async def test_a_clock_that_is_set_back_by_less_than_a_minute_gives_no_extra_room():
+    ledger = MemoryLedger(SpentBefore())
+    rate = Claim(counter(Meter.REQUESTS, Window.MINUTE), 1, limit=2)
+    for request_id in ("a", "b"):
+        await ask(ledger, request_id, [rate], at=NOON + 60)
+    refused = await ask(ledger, "c", [rate], at=NOON)
+    assert isinstance(refused, Refused)
+    assert refused.frees_at == NOON + 120
+
+
 async def test_a_charge_to_a_window_that_nothing_reads_any_more_is_not_kept():
     ledger = MemoryLedger(SpentBefore())
     later = NOON + 3600 + memory.KEPT_AFTER_END
