@@ -9,12 +9,27 @@ from typing import Any
 
 import uvicorn
 
+from faregate.http_protocol import HttpProtocol, Limits, State
+
 KEEP_ALIVE_SECONDS = 75
 """How long an idle client connection is kept. Open WebUI keeps its side for 15 s and does not retry a POST."""
+
+_FAREWELL_SECONDS = 1.0
+_TICK_SECONDS = 0.02
+_log = logging.getLogger(__name__)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A request that was told to end, and ended, is no mistake of the application."""
+    if record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError):
+        return True
+    task = asyncio.current_task()
+    return task is None or not task.cancelling()
 
 
 # Its news of starting and stopping are ours to tell; what goes wrong is not.
 logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -38,11 +53,14 @@ def listen(host: str, port: int) -> socket.socket:
 class Server:
     """Serves one ASGI application on one socket."""
 
-    def __init__(self, app: Callable[..., Any], sock: socket.socket, grace: float) -> None:
+    def __init__(
+        self, app: Callable[..., Any], sock: socket.socket, grace: float, limits: Limits | None = None
+    ) -> None:
         self._sock = sock
+        self._grace = grace
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=HttpProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -50,9 +68,8 @@ class Server:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=max(1, round(grace)),
         )
-        self._server = _Server(config)
+        self._server = _Server(config, State(limits or Limits()))
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -71,25 +88,68 @@ class Server:
             await self._task
 
     async def stop(self) -> None:
-        """Accept no more, let what runs come to its end within the grace time, cut the rest."""
+        """Part from the clients, accept no more, let what runs come to its end within the grace time, cut the rest."""
+        if self._task is None:
+            return
+        ending = asyncio.get_running_loop().call_later(self._grace, self.hurry)
+        await self._server.part(min(_FAREWELL_SECONDS, self._grace / 2))
         self._server.should_exit = True
-        if self._task is not None:
-            await self._task
+        await self._task
+        ending.cancel()
         # Cut requests still have their holds to bring to an end.
-        cut = list(self._server.server_state.tasks)
-        for task in cut:
-            task.cancel()
-        await asyncio.gather(*cut, return_exceptions=True)
+        self._server.cut()
+        await asyncio.gather(*self._server.server_state.tasks, return_exceptions=True)
 
     def hurry(self) -> None:
         """Do not wait for what still runs."""
         self._server.force_exit = True
+        if number := self._server.cut():
+            _log.warning("%d requests were cut: they still ran when the time to stop was over.", number)
+        # A client that does not read would keep its connection, and the stop with it.
+        asyncio.get_running_loop().call_later(_FAREWELL_SECONDS, self._server.abort)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    server_state: State
+
+    def __init__(self, config: uvicorn.Config, state: State) -> None:
         super().__init__(config)
+        self.server_state = state
         self.accepting = asyncio.Event()
+
+    async def part(self, patience: float) -> None:
+        """Accept and answer on, but with `Connection: close`, until no idle connection is left, or for `patience` s.
+
+        To close an idle connection at once would lose the request that is under way on it, and clients do not send a
+        POST twice.
+        """
+        self.server_state.stopping = True
+        for connection in self._connections():
+            connection.retire()
+        for _ in range(round(patience / _TICK_SECONDS)):
+            if self.force_exit or not any(connection.idle for connection in self._connections()):
+                return
+            await asyncio.sleep(_TICK_SECONDS)
+
+    def cut(self) -> int:
+        """End all requests, and say how many. Those that have been told before are left to their last words."""
+        running = [task for task in self.server_state.tasks if not task.cancelling()]
+        for task in running:
+            task.cancel()
+        return len(running)
+
+    def abort(self) -> None:
+        """Close all connections, whatever waits to be sent on them."""
+        for connection in self._connections():
+            connection.transport.abort()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        if self.server_state.connections:
+            # Those accepted last may have sent requests that are yet to be read.
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -99,3 +159,6 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.accepting.set()
+
+    def _connections(self) -> list[HttpProtocol]:
+        return [one for one in self.server_state.connections if isinstance(one, HttpProtocol)]
