@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock clean
+.PHONY: help run test chaos lint format lock clean
 
 # Which Python makes .venv: 3.11 or newer. Left empty, the first that fits is taken.
 PYTHON ?=
@@ -14,6 +14,10 @@ run: ## Start Faregate; the first time, install it into .venv
 
 test: lint ## Check style and types, and run all tests
 	.venv/bin/pytest
+
+chaos: ## Kill it again and again under load, longer than `make test` does
+	@scripts/bootstrap dev
+	FAREGATE_CHAOS_ROUNDS=$${FAREGATE_CHAOS_ROUNDS:-20} .venv/bin/pytest -s tests/chaos
 
 lint: ## Check style and types
 	@scripts/bootstrap dev
