@@ -15,8 +15,6 @@ import msgspec
 
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
 _BOUNDARY_OVERLAP = 3
-# At the start of a line, where no text of an answer can be: JSON has no raw line ends in its strings.
-_DONE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\]")
 
 _FORBIDDEN = frozenset({"event", "selected_model_id"})
 """Top-level keys by which Open WebUI runs code in the browser, or changes the model of the chat."""
@@ -100,7 +98,7 @@ class Reader:
 
     def read(self, block: bytes) -> Block:
         """Pass a block of whole events, as bytes unless one of them has to change."""
-        if b"[DONE]" in block and _DONE.search(block) is not None:
+        if _says_done(block):
             self.done = True
         if self.named and not _suspect(block):
             if b"data:" in block and not self.done:
@@ -111,7 +109,7 @@ class Reader:
         for event in _events(block):
             if self.named and not _suspect(event):
                 data, error = event, None
-                if b"data:" in event and _DONE.search(event) is None:
+                if b"data:" in event and not _says_done(event):
                     self.usage_was_last = False
             else:
                 data, error = self._event(event)
@@ -180,6 +178,17 @@ def text_of(raw: msgspec.Raw | None) -> str | None:
         return msgspec.json.decode(raw, type=str) or None
     except msgspec.DecodeError:
         return None
+
+
+def _says_done(data: bytes) -> bool:
+    at = data.find(b"[DONE]")
+    while at >= 0:
+        # A line of its own, where no text of an answer can be: JSON has no raw line ends in its strings.
+        line = data[max(data.rfind(b"\n", 0, at), data.rfind(b"\r", 0, at)) + 1 : at]
+        if line.rstrip() == b"data:":
+            return True
+        at = data.find(b"[DONE]", at + 1)
+    return False
 
 
 def _suspect(data: bytes) -> bool:
