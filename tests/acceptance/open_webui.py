@@ -3,6 +3,7 @@
 import json
 import string
 import time
+import uuid
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -32,6 +33,12 @@ AMINA = Person(
 )
 BJORN = Person("9f1d2c3b-1111-4222-8333-444455556666", "bjorn@example.com", "Bjørn Дмитриев", role="admin")
 PEOPLE = (ZOE, AMINA, BJORN)
+
+
+def somebody(*groups: str) -> Person:
+    """A person whom nobody has met."""
+    name = uuid.uuid4().hex[:8]
+    return Person(name, f"{name}@example.com", name, groups=groups)
 
 
 def plain_headers(person: Person, key: str, *, chat_id: str | None = None, task: str = "") -> dict[str, str]:

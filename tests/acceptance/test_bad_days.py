@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from books import AT_ONCE, DAY, until
 from commands import CONNECTION_KEY, DEADLINE, Gateway, Launch
-from open_webui import plain_headers, user_turn
-from test_survival import AT_ONCE, DAY, somebody, until
+from open_webui import plain_headers, somebody, user_turn
 
 
 def ask(client: httpx.Client, gateway: Gateway) -> int:

@@ -7,13 +7,13 @@ import json
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from books import until
 from commands import CONNECTION_KEY, DEADLINE, Gateway, Launch, Simulator
-from open_webui import Person, plain_headers
+from open_webui import Person, plain_headers, somebody
 from stand_in import StandIn, chunk, completion, head, usage, whole
 
 DAY = {"meter": "usd", "window": "day", "amount": "100"}
@@ -46,22 +46,10 @@ def limited(launch: Launch, upstream: StandIn, **settings: str) -> Gateway:
     return gateway
 
 
-def somebody() -> Person:
-    name = uuid.uuid4().hex[:8]
-    return Person(name, f"{name}@example.com", name)
-
-
 def ask(gateway: Gateway, person: Person, model: str = "acme/one", **more: object) -> httpx.Response:
     body = {"model": model, "stream": False, "messages": [{"role": "user", "content": "Hello"}]} | more
     headers = plain_headers(person, CONNECTION_KEY)
     return httpx.post(f"{gateway.url}/v1/chat/completions", headers=headers, json=body, timeout=DEADLINE)
-
-
-def until(condition: Callable[[], object], patience: float = 8.0) -> None:
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
 
 
 def record_of(gateway: Gateway, person: Person) -> dict:
@@ -282,7 +270,7 @@ def test_a_client_that_never_reads_does_not_keep_its_slot_for_ever(launch: Launc
         def slots() -> int:
             return next(quota["held"] for quota in gateway.quota(person.email) if quota["meter"] == "concurrent")
 
-        until(lambda: slots() == 0, patience=12)
+        until(lambda: slots() == 0)
 
 
 def test_packed_bytes_that_nobody_asked_for_do_not_reach_the_client(launch: Launch, upstream: StandIn):

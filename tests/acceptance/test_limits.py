@@ -2,19 +2,13 @@
 
 import asyncio
 import re
-import uuid
 from collections import Counter
 from decimal import Decimal
 
 import httpx
 import pytest
 from commands import CONNECTION_KEY, DEADLINE, Gateway, Simulator
-from open_webui import MODEL, Person, plain_headers, user_turn
-
-
-def somebody(*groups: str) -> Person:
-    name = uuid.uuid4().hex[:8]
-    return Person(name, f"{name}@example.com", name, groups=groups)
+from open_webui import MODEL, Person, plain_headers, somebody, user_turn
 
 
 def ask(gateway: Gateway, person: Person, text: str = "Hello", **more: object) -> httpx.Response:

@@ -1,24 +1,14 @@
 """Answers that break off, clients that leave, processes that are killed: charged all the same, once, in the end."""
 
 import json
-import time
-import uuid
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from decimal import Decimal
 
 import httpx
 import pytest
+from books import AT_ONCE, DAY, assert_nothing_is_held, settled
 from commands import CONNECTION_KEY, DEADLINE, Gateway, Launch, Simulator
-from open_webui import MODEL, Person, plain_headers, user_turn
-
-DAY = {"meter": "usd", "window": "day", "amount": "100"}
-AT_ONCE = {"meter": "concurrent", "amount": 5}
-
-
-def somebody() -> Person:
-    name = uuid.uuid4().hex[:8]
-    return Person(name, f"{name}@example.com", name)
+from open_webui import MODEL, Person, plain_headers, somebody, user_turn
 
 
 def stream(gateway: Gateway, person: Person, text: str, model: str = MODEL) -> AbstractContextManager[httpx.Response]:
@@ -49,32 +39,6 @@ def leave_after(gateway: Gateway, person: Person, events: int, text: str, model:
         lines = (line for line in answer.iter_lines() if line.startswith("data: "))
         for _ in range(events):
             assert "error" not in json.loads(next(lines).removeprefix("data: "))
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Ask again until it is so: what is waited for happens in another process, which tells nobody."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
-
-
-def settled(gateway: Gateway, person: Person, count: int = 1) -> list[dict[str, object]]:
-    """All records of a person, so many, once what they cost is known."""
-
-    def done() -> bool:
-        records = gateway.usage(user=person.email)
-        return len(records) == count and all(record["status"] != "pending" for record in records)
-
-    until(done)
-    return gateway.usage(user=person.email)
-
-
-def assert_nothing_is_held(gateway: Gateway, person: Person, spent: Decimal) -> None:
-    quota = {entry["meter"]: entry for entry in gateway.quota(person.email)}
-    assert Decimal(quota["usd"]["used"]) == spent
-    assert Decimal(quota["usd"]["held"]) == 0
-    assert (quota["concurrent"]["used"], quota["concurrent"]["held"]) == (0, 0)
 
 
 def bill_of(simulator: Simulator, record: dict[str, object]) -> Decimal:

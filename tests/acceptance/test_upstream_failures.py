@@ -2,21 +2,15 @@
 
 import json
 import socket
-import uuid
 from decimal import Decimal
 
 import httpx
 import pytest
+from books import AT_ONCE, DAY, assert_nothing_is_held, settled, until
 from commands import CONNECTION_KEY, DEADLINE, Gateway, Launch, Simulator
-from open_webui import MODEL, Person, plain_headers, user_turn
-from test_survival import AT_ONCE, DAY, assert_nothing_is_held, settled, until
+from open_webui import MODEL, Person, plain_headers, somebody, user_turn
 
 ACCOUNT = ("openrouter.ai", "credits", "Insufficient", "user_", "sk-or", "Key limit")
-
-
-def somebody() -> Person:
-    name = uuid.uuid4().hex[:8]
-    return Person(name, f"{name}@example.com", name)
 
 
 def ask(

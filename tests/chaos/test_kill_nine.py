@@ -8,14 +8,13 @@ import os
 import random
 import threading
 import time
-import uuid
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
 import httpx
 from commands import ADMIN_KEY, CONNECTION_KEY, DEADLINE, UPSTREAM_KEY, Gateway, Simulator
-from open_webui import Person, plain_headers, user_turn
+from open_webui import Person, plain_headers, somebody, user_turn
 
 SEED = int(os.environ.get("FAREGATE_CHAOS_SEED", random.SystemRandom().randrange(10**6)))
 ROUNDS = int(os.environ.get("FAREGATE_CHAOS_ROUNDS", "4"))
@@ -50,7 +49,7 @@ Record = dict[str, object]
 def test_after_every_kill_the_records_are_the_bills_and_the_counters_are_the_records(tmp_path: Path):
     print(f"seed {SEED}, {ROUNDS} rounds")
     chance = random.Random(SEED)
-    people = [Person(name, f"{name}@example.com", name) for name in (uuid.uuid4().hex[:8] for _ in range(6))]
+    people = [somebody() for _ in range(6)]
     simulator = Simulator(tmp_path, "--generation-delay", "0.1")
     settings = {
         "OPENROUTER_API_KEY": UPSTREAM_KEY,

@@ -71,7 +71,7 @@ class _Simulator:
         if scope["type"] == "lifespan":
             return await _lifespan(receive, send)
         if scope["type"] != "http":
-            raise NotImplementedError(f"The simulator speaks HTTP only, not {scope['type']}.")
+            raise ValueError(f"The simulator speaks HTTP only, not {scope['type']}.")
         path, method = scope["path"], scope["method"]
         if method == "POST" and path in self._chat_paths:
             return await self._chat(scope, receive, send)
