@@ -296,6 +296,15 @@ def test_groups_that_stand_twice_prove_nothing(launch: Launch, upstream: StandIn
     assert answer.status_code == 403
 
 
+@pytest.mark.parametrize("price", ["cheap", 7, [1], True])
+def test_a_body_that_cannot_leave_is_refused_before_anything_is_held(own: Gateway, upstream: StandIn, price: object):
+    person = somebody()
+    assert ask(own, person).status_code == 200
+    assert ask(own, person, provider={"max_price": price}).status_code == 400
+    assert not [entry for entry in own.quota(person.email) if entry["held"] not in (0, "0")]
+    assert len(upstream.chats) == 1
+
+
 def test_a_prompt_beside_the_messages_is_not_sent_unpaid(launch: Launch, upstream: StandIn):
     gateway, person = limited(launch, upstream), somebody()
     answer = ask(gateway, person, prompt="a" * 100_000)

@@ -40,6 +40,7 @@ class ChatRequest:
     cap: int | None
     stream_options: dict[str, msgspec.Raw]
     provider: dict[str, msgspec.Raw]
+    max_price: dict[str, msgspec.Raw]
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -75,6 +76,7 @@ def parse_chat(body: bytes) -> ChatRequest:
         raise bad_request("The request should have messages: a list with at least one message.", "messages")
     if (choices := _typed(fields, "n", int)) is not None and choices != 1:
         raise bad_request("n should be 1: the gateway asks for one answer per request.", "n")
+    provider = _typed(fields, "provider", dict[str, msgspec.Raw]) or {}
     return ChatRequest(
         fields=fields,
         model=model,
@@ -82,12 +84,16 @@ def parse_chat(body: bytes) -> ChatRequest:
         stream=bool(_typed(fields, "stream", bool)),
         cap=_cap(fields),
         stream_options=_typed(fields, "stream_options", dict[str, msgspec.Raw]) or {},
-        provider=_typed(fields, "provider", dict[str, msgspec.Raw]) or {},
+        provider=provider,
+        max_price=_typed(provider, "max_price", dict[str, msgspec.Raw]) or {},
     )
 
 
 def outgoing(request: ChatRequest, *, cap: int, user: str, ceiling: Ceiling | None = None) -> bytes:
-    """The body for upstream: the output `cap` that the hold pays for, the pseudonym `user`, a `ceiling` of prices."""
+    """The body for upstream: the output `cap` that the hold pays for, the pseudonym `user`, a `ceiling` of prices.
+
+    Refuses nothing: the hold is in place by now, so all that can be wrong is found by `parse_chat`.
+    """
     fields = dict(request.fields)
     named = [name for name in CAP_FIELDS if request.raw(name) is not None]
     for name in named or CAP_FIELDS[:1]:
@@ -98,14 +104,14 @@ def outgoing(request: ChatRequest, *, cap: int, user: str, ceiling: Ceiling | No
         # Open WebUI asks for usage only from some models; the books need it from all.
         fields["stream_options"] = _raw(request.stream_options | {"include_usage": msgspec.Raw(b"true")})
     if ceiling is not None:
-        fields["provider"] = _raw(request.provider | {"max_price": _max_price(request.provider, ceiling)})
+        fields["provider"] = _raw(request.provider | {"max_price": _max_price(request.max_price, ceiling)})
     return msgspec.json.encode(fields)
 
 
-def _max_price(provider: dict[str, msgspec.Raw], ceiling: Ceiling) -> msgspec.Raw:
+def _max_price(asked: dict[str, msgspec.Raw], ceiling: Ceiling) -> msgspec.Raw:
     # The list shows the cheapest endpoint of a model and others may be dearer: the hold is true only if they are
     # not used (contract, section 7). A hair more than the price itself, lest a rounding refuse the listed one.
-    prices = _typed(provider, "max_price", dict[str, msgspec.Raw]) or {}
+    prices = dict(asked)
     for name, price in (("prompt", ceiling.prompt), ("completion", ceiling.completion)):
         most = price + _HAIR
         own = _price(prices.get(name))
