@@ -80,7 +80,9 @@ class UsageRecord:
 
     `ttft_ms` (time to first token) and `duration_ms` are None where nothing was answered. `requests` is 0 for a
     refusal, which counts on no counter, else 1. `reason` is why it was refused or failed, in full, for administrators.
-    `outcome` is how a `pending` request ended.
+    `outcome` is how a `pending` request ended. `era` is the era of a shared ledger in which the record was charged:
+    its counters are built from the records of earlier eras, so that each counts once. 0 where no ledger is shared,
+    or nothing was charged.
     """
 
     facts: Facts
@@ -101,6 +103,7 @@ class UsageRecord:
     generation_id: str | None = None
     reason: str | None = None
     outcome: Status | None = None
+    era: int = 0
 
     def counted_models(self) -> tuple[str, ...]:
         """The names whose limits this record counts on: those of the candidate that served, else of all candidates.

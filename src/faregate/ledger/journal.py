@@ -16,14 +16,14 @@ from typing import Self
 import msgspec
 
 from faregate.directory import User
-from faregate.ledger.port import Counter, Hold
+from faregate.ledger.port import Counter, Hold, LedgerAway
 from faregate.records import Facts, UsageRecord
 
 TAIL_BLOCK = 65_536
 """Bytes read at once in search of the last whole line."""
 
 
-class JournalError(Exception):
+class JournalError(LedgerAway):
     """The journal cannot be opened, read or written; the message says why and what to do."""
 
 

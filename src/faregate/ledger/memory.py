@@ -27,6 +27,7 @@ from faregate.ledger.port import (
 )
 from faregate.ledger.remembered import Remembered
 from faregate.policy.model import Window
+from faregate.policy.rulebook import Shape
 from faregate.records import Facts, UsageRecord
 
 KEPT_AFTER_END = 3600
@@ -74,6 +75,14 @@ class MemoryLedger(Ledger):
         self._forgettable: list[tuple[float, int, Counter]] = []
         self._order = count()
         self._now = 0.0
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Nobody but this process teaches it anything."""
+        return ()
+
+    async def learn(self, shapes: Iterable[Shape]) -> None:
+        """A counter starts from the baseline whenever it is first met: there is nothing to prepare."""
 
     async def reserve(
         self,
@@ -173,6 +182,14 @@ class MemoryLedger(Ledger):
         over = [hold for hold in self._holds.values() if hold.expires_at <= now]
         over.sort(key=lambda hold: (hold.expires_at, hold.facts.admitted_at))
         return [_copy(hold) for hold in over[:limit]]
+
+    async def adopt(self, node: str, lease: float, now: float, limit: int) -> list[Hold]:
+        over = await self.expired(now, limit)
+        for hold in over:
+            kept = self._holds[hold.facts.request_id]
+            hold.node = kept.node = node
+            hold.expires_at = kept.expires_at = now + lease
+        return over
 
     async def peek(self, counters: Sequence[Counter], now: float) -> list[Balance]:
         # A counter that is only looked at is not kept: anyone may ask about anything.

@@ -5,11 +5,12 @@ upstream; settling replaces it by the real amounts. Amounts are integers: nano-d
 Times are seconds since the epoch, passed in by the caller.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from faregate.policy.model import Meter, Scope, Window
+from faregate.policy.rulebook import Shape
 from faregate.records import Facts, UsageRecord
 
 
@@ -83,8 +84,11 @@ class Hold:
     parked: bool = False
 
 
+@dataclass(frozen=True, slots=True)
 class Settled:
-    """The hold became a charge and the record was emitted."""
+    """The hold became a charge and the record was emitted, in the `era` of the ledger (see `UsageRecord.era`)."""
+
+    era: int = 0
 
 
 class AlreadySettled:
@@ -92,7 +96,23 @@ class AlreadySettled:
 
 
 class Ledger(Protocol):
-    """Reservations and charges, exact under any number of simultaneous calls."""
+    """Reservations and charges, exact under any number of simultaneous calls.
+
+    Every method raises `LedgerAway` while the books cannot be kept. What the call would have done may then have
+    happened or not; each can be repeated, and happens once.
+    """
+
+    @property
+    def shapes(self) -> Iterable[Shape]:
+        """The shapes of counters that other nodes have taught this ledger: requests are held and charged on them too.
+
+        The same object until it changes.
+        """
+        ...
+
+    async def learn(self, shapes: Iterable[Shape]) -> None:
+        """Have the counters of `shapes` from now on. They start from what was spent before in their windows."""
+        ...
 
     async def reserve(
         self,
@@ -134,9 +154,11 @@ class Ledger(Protocol):
 
         Also charges when the hold is gone (expired, lost, released): what was spent was spent. Counters in
         `charges` that the hold did not touch are charged too. A slot cannot be spent: charges on `concurrent`
-        count nothing.
+        count nothing. Counters of shapes that the ledger has not learned yet are left out: they will start from the
+        records, with this one.
 
-        Raises ValueError on a negative amount: a charge never gives anything back.
+        Raises ValueError on a negative amount: a charge never gives anything back. Raises `ShapesChanged` when
+        `charges` were chosen by other `shapes` than the ledger has now; nothing has changed then.
         """
         ...
 
@@ -155,9 +177,21 @@ class Ledger(Protocol):
         """Holds whose node stopped renewing, for the reconciler, oldest first. They hold until settled or released."""
         ...
 
+    async def adopt(self, node: str, lease: float, now: float, limit: int) -> list[Hold]:
+        """Like `expired`, but what is returned belongs to `node` from now on, and to nobody else."""
+        ...
+
     async def peek(self, counters: Sequence[Counter], now: float) -> list[Balance]:
         """The balances of `counters`, in the same order, at one instant."""
         ...
+
+
+class LedgerAway(Exception):
+    """The books cannot be kept at the moment. The message is a sentence that says why, for administrators."""
+
+
+class ShapesChanged(Exception):
+    """The ledger counts by other shapes now than those that the charges were chosen by: choose them again."""
 
 
 class Released(Exception):

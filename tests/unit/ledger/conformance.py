@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 
 import pytest
-from ledger_world import LEASE, NODE, NOON, SpentBefore, ask, counter, facts, record
+from ledger_world import LEASE, NODE, NOON, SpentBefore, ask, counter, facts, learn, record
 
 from faregate.ledger.port import (
     AlreadySettled,
@@ -177,8 +177,8 @@ class LedgerConformance:
         await ledger.park("unknown")
         assert await ledger.peek([USD, SLOTS, RATE], NOON) == [Balance(held=10), Balance(), Balance(held=1)]
         assert await ask(ledger, "next", [Claim(SLOTS, 1, limit=1)]) == Held(0)
-        (hold, _) = await ledger.expired(NOON + LEASE, 10)
-        assert (hold.parked, hold.amounts) == (True, {USD: 10, RATE: 1})
+        left = {hold.facts.request_id: hold for hold in await ledger.expired(NOON + LEASE, 10)}
+        assert (left["r"].parked, left["r"].amounts) == (True, {USD: 10, RATE: 1})
 
     async def test_a_parked_hold_is_settled_once_like_any_other(self, ledger: Ledger):
         await ask(ledger, "r", [Claim(USD, 10), Claim(SLOTS, 1)])
@@ -201,6 +201,7 @@ class LedgerConformance:
         assert await balance(ledger, USD) == Balance(used=4)
 
     async def test_settling_without_a_hold_charges_once(self, ledger: Ledger):
+        await learn(ledger, USD, RATE)
         for outcome in (Settled, AlreadySettled):
             assert isinstance(await ledger.settle("lost", [(USD, 4), (RATE, 1)], record("lost")), outcome)
         assert await ledger.peek([USD, RATE], NOON) == [Balance(used=4), Balance(used=1)]
@@ -222,6 +223,7 @@ class LedgerConformance:
 
     async def test_counters_that_the_hold_did_not_touch_are_charged_too(self, ledger: Ledger, before: SpentBefore):
         before.charged.append((TOKENS, NOON, 100))
+        await learn(ledger, TOKENS)
         await ask(ledger, "r", [Claim(USD, 10)])
         await ledger.settle("r", [(TOKENS, 70)], record("r"))
         assert await ledger.peek([USD, TOKENS], NOON) == [Balance(), Balance(used=170)]
@@ -239,6 +241,7 @@ class LedgerConformance:
         assert await ledger.peek([USD, TOKENS], NOON) == [Balance(held=10), Balance(held=7)]
 
     async def test_a_slot_cannot_be_spent(self, ledger: Ledger):
+        await learn(ledger, SLOTS)
         await ask(ledger, "r", [Claim(SLOTS, 1)])
         await ledger.settle("r", [(SLOTS, 1)], record("r"))
         await ledger.settle("lost", [(SLOTS, 1)], record("lost"))
@@ -267,9 +270,7 @@ class LedgerConformance:
         assert got == Refused(RATE, used=2, held=0, limit=2, needed=1, frees_at=NOON + 10)
 
     async def test_looking_at_a_counter_answers_what_a_reserve_would_find(self, ledger: Ledger, before: SpentBefore):
-        before.charged.append((USD, NOON, 60))
-        assert await balance(ledger, USD) == Balance(used=60)
-        before.charged.append((USD, NOON, 7))
+        before.charged.append((USD, NOON, 67))
         assert await balance(ledger, USD) == Balance(used=67)
         got = await ask(ledger, "r", [Claim(USD, 40, limit=100)])
         assert got == Refused(USD, used=67, held=0, limit=100, needed=40)
@@ -387,6 +388,24 @@ class LedgerConformance:
         hold.amounts.clear()
         await ledger.settle("r", [(USD, 4)], record("r"))
         assert await balance(ledger, USD) == Balance(used=4)
+
+    async def test_what_is_adopted_belongs_to_the_heir_and_to_nobody_else(self, ledger: Ledger):
+        await ask(ledger, "r", [Claim(USD, 10)], node="dead")
+        assert await ledger.adopt(NODE, LEASE, NOON + LEASE - 1, 10) == []
+        (hold,) = await ledger.adopt(NODE, LEASE, NOON + LEASE, 10)
+        assert (hold.facts.request_id, hold.node, hold.amounts) == ("r", NODE, {USD: 10})
+        assert await ledger.adopt("other", LEASE, NOON + LEASE, 10) == []
+        await ledger.renew("dead", LEASE, NOON + LEASE + 14)
+        assert ids(await ledger.expired(NOON + 2 * LEASE, 10)) == ["r"]
+        assert isinstance(await ledger.settle("r", [(USD, 4)], record("r")), Settled)
+        assert await balance(ledger, USD) == Balance(used=4)
+
+    async def test_of_many_expired_holds_each_is_adopted_once(self, ledger: Ledger):
+        for n in range(5):
+            await ask(ledger, f"r{n}", [Claim(USD, 1)], node="dead", at=NOON + n)
+        first = await ledger.adopt("a", LEASE, NOON + 60, 3)
+        then = await ledger.adopt("b", LEASE, NOON + 60, 3)
+        assert (ids(first), ids(then)) == (["r0", "r1", "r2"], ["r3", "r4"])
 
     async def test_windows_are_judged_at_admission_and_leases_begin_now(self, ledger: Ledger):
         await ask(ledger, "r", [Claim(RATE, 1)])

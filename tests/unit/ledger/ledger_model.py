@@ -38,6 +38,9 @@ class Model:
         found = [(request.at, request.charged.get(counter, 0)) for request in self.requests.values()]
         return [(at, amount) for at, amount in found if at > since]
 
+    def counters(self) -> list[Counter]:
+        return list(dict.fromkeys(on for request in self.requests.values() for on in request.charged))
+
     def balance(self, counter: Counter, now: float) -> Balance:
         sliding = counter.window is Window.MINUTE
         counting = [r for r in self.requests.values() if not sliding or r.at + 60 > now]

@@ -1,9 +1,12 @@
 """What the ledger's tests are made of: counters, requests and the records that came before."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from faregate.ledger.port import Claim, Counter, Held, Ledger, Refused
+from faregate.ledger.seeds import Seed
 from faregate.policy.model import Meter, Scope, Window
+from faregate.policy.rulebook import Shape
 from faregate.records import Facts, Source, Status, UsageRecord
 
 NOON = 1_790_000_000 // 3600 * 3600.0
@@ -44,6 +47,10 @@ def record(request_id: str, at: float = NOON, user_id: str = "ada") -> UsageReco
     return UsageRecord(facts(request_id, at, user_id), Status.COMPLETED, Source.USAGE)
 
 
+async def learn(ledger: Ledger, *counters: Counter) -> None:
+    await ledger.learn([Shape(on.scope, on.meter, on.window, on.models) for on in counters])
+
+
 async def ask(
     ledger: Ledger,
     request_id: str,
@@ -70,3 +77,32 @@ class SpentBefore:
 
     def recent(self, counter: Counter, since: float) -> list[tuple[float, int]]:
         return [(at, amount) for charged, at, amount in self.charged if charged == counter and at > since]
+
+    def counters(self) -> list[Counter]:
+        return list(dict.fromkeys(on for on, _, _ in self.charged))
+
+
+class RecordsOf:
+    """What a shared ledger's counters start from, where a baseline knows it. Each request is charged in this era."""
+
+    def __init__(self, baseline: Any) -> None:
+        self._baseline = baseline
+        self.era = 0
+
+    async def next_era(self) -> int:
+        self.era += 1
+        return self.era
+
+    async def charged(self, shapes: Iterable[Shape], era: int, now: float) -> list[Seed]:
+        assert era <= self.era
+        wanted = set(shapes)
+        found: list[Seed] = []
+        for counter in self._baseline.counters():
+            if Shape(counter.scope, counter.meter, counter.window, counter.models) not in wanted:
+                continue
+            if counter.window is Window.MINUTE:
+                entries = enumerate(self._baseline.recent(counter, now - 60))
+                found += [Seed(counter, amount, f"before-{n}", at) for n, (at, amount) in entries]
+            elif counter.window is not None:
+                found.append(Seed(counter, self._baseline.used(counter)))
+        return found

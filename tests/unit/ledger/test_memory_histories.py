@@ -1,9 +1,13 @@
-"""The in-process engine, through random histories."""
-
-from histories import histories_of
+from histories import Histories
 from hypothesis import settings
 
 from faregate.ledger.memory import MemoryLedger
 
-TestMemoryLedgerHistories = histories_of(MemoryLedger).TestCase
-TestMemoryLedgerHistories.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+class MemoryHistories(Histories):
+    def open(self) -> MemoryLedger:
+        return MemoryLedger(self.model)
+
+
+TestMemoryHistories = MemoryHistories.TestCase
+TestMemoryHistories.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
