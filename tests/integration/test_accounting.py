@@ -16,14 +16,19 @@ from hypothesis import strategies as st
 
 from faregate.accounting.accountant import Accountant
 from faregate.accounting.figures import with_cost
+from faregate.accounting.finals import Finals
 from faregate.accounting.generation import Generation
+from faregate.accounting.janitor import Janitor
+from faregate.accounting.keeping import JournalKeeper
 from faregate.accounting.outbox import Outbox
 from faregate.accounting.reconciler import Reconciler
 from faregate.accounting.recovery import recover_spend
+from faregate.accounting.seeding import StoredRecords
+from faregate.accounting.spend import NoSpend, Spend
 from faregate.ledger.counters import counters_for
 from faregate.ledger.journal import Journal
 from faregate.ledger.memory import MemoryLedger
-from faregate.ledger.port import Claim, Held
+from faregate.ledger.port import Claim, Held, LedgerAway, Settled
 from faregate.policy.model import Limit, Meter, Policy, Scope, Window
 from faregate.policy.rulebook import Rulebook
 from faregate.policy.windows import Calendar
@@ -59,7 +64,7 @@ class Switch:
     async def write(self, people, records):
         if self.away:
             raise StoreUnavailable("the line to the database is cut")
-        await self._store.write(people, records)
+        return await self._store.write(people, records)
 
 
 class Node:
@@ -86,10 +91,12 @@ class Node:
         self.line = Switch(self.store)
         self.journal = Journal.open(self.folder / "journal")
         replay = self.journal.replay()
-        self.outbox = Outbox(self.line, self.journal, compact_bytes=4096)
+        self.keeper = JournalKeeper(self.journal, compact_bytes=4096)
+        self.outbox = Outbox(self.line, self.keeper)
         self.spend = await recover_spend(self.store, self.outbox, replay, self.calendar, self.now)
         self.ledger = MemoryLedger(self.spend, self.journal)
         self.ledger.restore(replay.holds)
+        self.keeper.watch(self.ledger.live, self.outbox)
         self.reconciler = Reconciler(self.ask, delays=(0.0, 0.0))
         self.accountant = Accountant(
             self.ledger, self.spend, self.outbox, self.reconciler, self.calendar, lambda: self.rulebook, clock=self
@@ -263,7 +270,7 @@ async def test_a_process_killed_again_and_again_charges_once(nodes):
 
 async def test_a_database_that_goes_away_and_comes_back_has_every_record_once(nodes):
     node = await nodes()
-    node.outbox.start(node.ledger.live)
+    node.outbox.start()
     node.line.away = True
     for number in range(700):
         await node.accountant.settle(final_of(await node.admit(f"r{number:03}")))
@@ -331,7 +338,7 @@ async def test_a_record_that_the_database_refuses_is_charged_also_after_a_restar
 
 async def test_the_journal_of_a_busy_node_stays_small(nodes):
     node = await nodes()
-    node.outbox.start(node.ledger.live)
+    node.outbox.start()
     await node.admit("still running")
     for number in range(200):
         await node.accountant.settle(final_of(await node.admit(f"r{number}")))
@@ -341,6 +348,167 @@ async def test_the_journal_of_a_busy_node_stays_small(nodes):
 
     assert node.journal.size < 50_000
     assert [hold.facts.request_id for hold in node.journal.replay().holds] == ["still running"]
+
+
+class SharedLedger(MemoryLedger):
+    """One ledger for several nodes, in `era`; it can be away from all of them."""
+
+    def __init__(self, baseline):
+        super().__init__(baseline)
+        self.era = 1
+        self.away = False
+        self.nothing_held = asyncio.Event()
+
+    async def settle(self, request_id, charges, record):
+        if self.away:
+            raise LedgerAway("the line to the ledger is cut")
+        settled = await super().settle(request_id, charges, record)
+        if not self.live():
+            self.nothing_held.set()
+        return Settled(self.era) if isinstance(settled, Settled) else settled
+
+
+class Neighbour:
+    """One of several gateway processes over one ledger and one database, as far as its books go."""
+
+    alive = ("ann", "ben")
+
+    def __init__(self, name, url, ledger):
+        self.name = name
+        self.url = url
+        self.ledger = ledger
+        self.calendar = Calendar(ZONE)
+        self.rulebook = Rulebook([Policy("default", "Default", LIMITS)], [])
+
+    async def inherit(self, limit):
+        return []
+
+    async def ask(self, generation_id):
+        return None
+
+    async def start(self):
+        self.store = await Store.open(self.url, self.name)
+        self.outbox = Outbox(self.store, late=lambda record: self.accountant.recharge(record))
+        # What has to be asked about is none of these tests' business.
+        self.reconciler = Reconciler(self.ask, delays=(3600.0,))
+        self.accountant = Accountant(
+            self.ledger,
+            NoSpend(),
+            self.outbox,
+            self.reconciler,
+            self.calendar,
+            lambda: self.rulebook,
+            finals=Finals(self.store),
+        )
+        self.janitor = Janitor(self, self.store, self.outbox, self.accountant)
+        self.charged = asyncio.Event()
+        self.reconciler.start(self.charge)
+        return self
+
+    async def charge(self, record):
+        try:
+            return await self.accountant.charge_late(record)
+        finally:
+            self.charged.set()
+
+    async def stop(self):
+        await self.reconciler.stop()
+        await self.store.close()
+
+    async def reconciled(self):
+        while len(self.reconciler):
+            await self.charged.wait()
+            self.charged.clear()
+        await self.outbox.flush()
+
+    async def hold(self, request_id):
+        facts = Facts(request_id, NOON, "main", "ada", None, PEOPLE["ada"], "default", MODELS[0])
+        claims = [Claim(counter, 1) for counter in self.counters()]
+        await self.ledger.reserve(facts, node=self.name, lease=15.0, claims=claims, cap_wanted=100, cap_min=1, now=NOON)
+        return facts
+
+    def counters(self):
+        return counters_for(
+            self.rulebook.shapes, self.calendar, user_id="ada", groups=PEOPLE["ada"], models=MODELS[:1], at=NOON
+        )
+
+    async def requests_used(self):
+        [counter] = [counter for counter in self.counters() if counter.window is Window.HOUR]
+        return (await self.ledger.peek([counter], NOON))[0].used
+
+
+@pytest.fixture
+async def neighbours(database):
+    """Two nodes and a third that is about to die, over one database and one ledger."""
+    ledger = SharedLedger(Spend(Calendar(ZONE), NOON))
+    async with AsyncExitStack() as stack:
+        nodes = []
+        for name in ("ann", "ben", "cid"):
+            nodes.append(await Neighbour(name, database.url, ledger).start())
+            stack.push_async_callback(nodes[-1].stop)
+        await nodes[0].store.next_era()
+        yield ledger, *nodes
+
+
+async def test_what_a_node_could_not_settle_before_it_died_is_settled_once_by_those_who_live(neighbours):
+    ledger, ann, ben, cid = neighbours
+    facts = [await cid.hold(f"r{number}") for number in range(30)]
+    ledger.away = True
+    for each in facts:
+        assert not await cid.accountant.settle(final_of(each, nano=1_234))
+    await cid.outbox.flush()
+    await cid.reconciler.stop()
+    ledger.away = False
+
+    await asyncio.gather(ann.janitor.sweep(), ben.janitor.sweep())
+    await asyncio.gather(
+        ann.accountant.take_over("ann", 15.0, NOON + 60), ben.accountant.take_over("ben", 15.0, NOON + 60)
+    )
+    await ledger.nothing_held.wait()
+    await asyncio.gather(ann.outbox.flush(), ben.outbox.flush())
+
+    rows = await ann.store.usage(UsageQuery(limit=1000))
+    assert sorted(row.request_id for row in rows) == sorted(each.request_id for each in facts)
+    assert {(row.status, row.source, row.cost) for row in rows} == {
+        (Status.COMPLETED, Source.USAGE, Decimal("0.000001234"))
+    }
+    assert await ann.requests_used() == 30
+    assert await ann.store.pending() == []
+
+
+async def test_exact_figures_of_a_dead_node_win_over_the_bound_of_its_hold(neighbours):
+    ledger, ann, _, cid = neighbours
+    facts = await cid.hold("r1")
+    ledger.away = True
+    await cid.accountant.settle(final_of(facts, nano=1_234))
+    await cid.outbox.flush()
+    await cid.reconciler.stop()
+    ledger.away = False
+
+    await ann.janitor.sweep()
+    await ann.accountant.take_over("ann", 15.0, NOON + 60)
+    await ann.reconciled()
+
+    [row] = await ann.store.usage(UsageQuery())
+    assert (row.status, row.source, row.cost) == (Status.COMPLETED, Source.USAGE, Decimal("0.000001234"))
+
+
+async def test_a_record_that_missed_its_era_is_charged_in_the_next_and_written_once(neighbours):
+    ledger, ann, _, _ = neighbours
+    await ann.accountant.settle(final_of(await ann.hold("r1")))
+    begun = ledger.era = await ann.store.next_era()
+    # Built from a database that does not have the record yet: this ledger knows nothing of it.
+    ledger.__init__(Spend(Calendar(ZONE), NOON))
+    ledger.era = begun
+    await ann.outbox.flush()
+    await ann.reconciled()
+
+    assert await ann.requests_used() == 1
+    [row] = await ann.store.usage(UsageQuery())
+    assert row.request_id == "r1"
+    seeds = await StoredRecords(ann.store, ann.calendar).charged(ann.rulebook.shapes, begun + 1, NOON)
+    assert [seed.amount for seed in seeds if seed.counter.window is Window.HOUR] == [1]
+    assert await StoredRecords(ann.store, ann.calendar).charged(ann.rulebook.shapes, begun, NOON) == []
 
 
 STEPS = st.one_of(

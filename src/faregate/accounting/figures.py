@@ -33,9 +33,18 @@ def pending_row(record: UsageRecord) -> UsageRecord:
     )
 
 
+def unsettled_row(record: UsageRecord) -> UsageRecord:
+    """`record`, whose figures are final, as it is kept while it waits for the ledger: `pending`, charged nothing yet.
+
+    Its status is kept as `outcome`, and what it cost as it is.
+    """
+    return replace(record, status=Status.PENDING, cost_nano=0, outcome=record.status)
+
+
 def ended(row: UsageRecord) -> UsageRecord:
-    """The record that `pending_row` was made of, as far as its figures are known."""
-    return replace(row, status=row.outcome or Status.FAILED, outcome=None)
+    """The record that a pending `row` was made of, as far as its figures are known; final if it has a cost."""
+    nano = 0 if row.cost is None else nano_of(row.cost)
+    return replace(row, status=row.outcome or Status.FAILED, outcome=None, cost_nano=nano)
 
 
 def orphan(hold: Hold) -> UsageRecord:

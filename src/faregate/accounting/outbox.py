@@ -1,8 +1,9 @@
 """What is on its way to the database: kept, in order, until the database has it.
 
 Adding is synchronous and never waits. A background task writes in batches (group commit); while the store is away
-everything stays here, and in the journal where there is one. A row that the store refuses is set aside and
-reported, so that it neither blocks the others nor is lost in silence.
+everything stays here, and with the keeper where there is one. A row that the store refuses is set aside and
+reported, so that it neither blocks the others nor is lost in silence. A record whose era is over is handed back, to
+be charged again.
 """
 
 import asyncio
@@ -15,9 +16,8 @@ from typing import NamedTuple, Protocol
 
 from faregate.accounting.background import background, ended
 from faregate.accounting.clock import Clock, SystemClock
+from faregate.accounting.keeping import Keeper
 from faregate.directory import User
-from faregate.ledger.journal import JournalError
-from faregate.ledger.port import Hold
 from faregate.records import Status, UsageRecord
 from faregate.store.errors import StoreUnavailable
 
@@ -32,42 +32,17 @@ MOST_PATIENCE = 5.0
 ALARM_ROWS = 10_000
 """From here on, and at each doubling, the backlog is an error in the log. Nothing is ever trimmed."""
 
-COMPACT_BYTES = 32 * 1024 * 1024
-"""The journal is rewritten above this size, and again when it has grown to twice what was left of it."""
-
 log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
     """Where batches go: the store."""
 
-    async def write(self, people: Sequence[User], records: Sequence[UsageRecord]) -> None:
-        """Keep all of it or nothing; harmless to repeat. Raises `StoreUnavailable` while the database is away."""
-        ...
+    async def write(self, people: Sequence[User], records: Sequence[UsageRecord]) -> list[UsageRecord]:
+        """Keep all of it or nothing; harmless to repeat. Raises `StoreUnavailable` while the database is away.
 
-
-class Log(Protocol):
-    """The journal, as far as the outbox looks after it. All of it raises `JournalError` when the disk fails."""
-
-    @property
-    def size(self) -> int:
-        """Bytes in the file."""
-        ...
-
-    def settled(self, record: UsageRecord) -> None:
-        """Keep a final record."""
-        ...
-
-    def met(self, user: User) -> None:
-        """Keep a person as they are now. This alone never fails."""
-        ...
-
-    def sync(self) -> None:
-        """Put everything on the disk. Blocks; may be called from another thread."""
-        ...
-
-    def compact(self, holds: Iterable[Hold], records: Iterable[UsageRecord] = (), people: Iterable[User] = ()) -> None:
-        """Forget everything but these."""
+        The late records are left out, and returned: those whose era is over, so that no counter would know of them.
+        """
         ...
 
 
@@ -94,17 +69,16 @@ class Outbox:
     def __init__(
         self,
         store: Sink,
-        journal: Log | None = None,
+        keeper: Keeper | None = None,
         *,
+        late: Callable[[UsageRecord], None] | None = None,
         clock: Clock | None = None,
-        compact_bytes: int = COMPACT_BYTES,
     ) -> None:
+        """`late` charges a record again whose era was over when the database saw it."""
         self._store = store
-        self._journal = journal
-        self._live: Callable[[], Iterable[Hold]] | None = None
+        self._keeper = keeper
+        self._late = late
         self._clock = clock or SystemClock()
-        self._compact_bytes = self._compact_at = compact_bytes
-        self._synced = 0
         # Ordered dicts, not plain ones: those step over every deleted key to find their first.
         self._users: OrderedDict[str, _Entry] = OrderedDict()
         self._records: OrderedDict[str, _Entry] = OrderedDict()
@@ -120,8 +94,8 @@ class Outbox:
 
     def add_user(self, user: User) -> None:
         """Write `user` as it is now; a state of the same person that still waits is replaced by it."""
-        if self._journal is not None:
-            self._journal.met(user)
+        if self._keeper is not None:
+            self._keeper.met(user)
         self._add(self._users, user.id, replace(user))
 
     def add_record(self, record: UsageRecord) -> None:
@@ -129,9 +103,15 @@ class Outbox:
         waiting = self._records.get(record.facts.request_id)
         if waiting is not None and record.status is Status.PENDING:
             return
-        if record.status is Status.REFUSED:
-            self._journal_refusal(record)
+        # The ledger keeps all other final records; a refusal never reaches it.
+        if record.status is Status.REFUSED and self._keeper is not None:
+            self._keeper.refused(record)
         self._add(self._records, record.facts.request_id, record)
+
+    async def known(self, record: UsageRecord) -> None:
+        """The database has `record`, or another one of the same request, by another way: it need not be kept."""
+        if self._keeper is not None:
+            await self._keeper.written((), (record,))
 
     @property
     def lag(self) -> Lag:
@@ -141,7 +121,7 @@ class Outbox:
         return Lag(self._waiting, oldest, self._error, tuple(self._dead))
 
     def restore(self, records: Iterable[UsageRecord], people: Iterable[User] = ()) -> None:
-        """Take on what the journal kept over a restart; the database may have it already."""
+        """Take on what a keeper kept for a process that is gone; the database may have it already."""
         for user in people:
             self._add(self._users, user.id, user)
         for record in records:
@@ -152,17 +132,17 @@ class Outbox:
         rows = (entry.row for entry in chain(self._dead.values(), self._records.values()))
         return [row for row in rows if isinstance(row, UsageRecord) and row.status is not Status.PENDING]
 
-    def start(self, live: Callable[[], Iterable[Hold]] = tuple) -> None:
-        """Begin to write in the background.
+    def unwritten_people(self) -> list[User]:
+        """The people whose latest state the database does not have yet."""
+        return [entry.row for entry in self._users.values() if isinstance(entry.row, User)]
 
-        `live` tells the ledger's holds, without which the journal cannot be compacted: not before this call.
-        """
-        self._live = live
+    def start(self) -> None:
+        """Begin to write in the background."""
         self._stopping.clear()
         self._task = background(self._run(), "outbox")
 
     async def stop(self) -> None:
-        """End the background task and write what is left. With the store away, the rows stay in the journal."""
+        """End the background task and write what is left. With the store away, the rows stay with the keeper."""
         self._stopping.set()
         self._work.set()
         self._full.set()
@@ -210,13 +190,12 @@ class Outbox:
             finally:
                 self._rearm()
             self._error = None
-            await self._tidy()
 
     async def _write(self, batch: list[_Entry]) -> None:
         people = [entry.row for entry in batch if isinstance(entry.row, User)]
         records = [entry.row for entry in batch if isinstance(entry.row, UsageRecord)]
         try:
-            await self._store.write(people, records)
+            late = await self._store.write(people, records)
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a row does to the store, the others must get through
@@ -225,50 +204,50 @@ class Outbox:
                 await self._write(batch[:half])
                 await self._write(batch[half:])
                 return
-            self._bury(batch[0], error)
+            # Only the kind of error: its text may quote what is in the row.
+            self._bury(batch[0], type(error).__name__)
+            self._leave(batch[0])
         else:
-            for entry in batch:
-                self._dead.pop(_id(entry), None)
+            await self._taken(batch, {record.facts.request_id for record in late})
+
+    async def _taken(self, batch: list[_Entry], late: set[str]) -> None:
+        """The database has `batch` now, but for the records that it called `late`."""
+        people: list[User] = []
+        records: list[UsageRecord] = []
         for entry in batch:
-            rows = self._users if isinstance(entry.row, User) else self._records
-            # A newer state of the same row may have taken its place meanwhile, and has to be written too.
-            if rows.get(_id(entry)) is entry:
-                del rows[_id(entry)]
+            is_latest = self._leave(entry)
+            if isinstance(entry.row, User):
+                self._dead.pop(_id(entry), None)
+                if is_latest:
+                    people.append(entry.row)
+            elif entry.row.facts.request_id in late:
+                if is_latest:
+                    self._hand_back(entry, entry.row)
+            else:
+                self._dead.pop(_id(entry), None)
+                # A pending row says nothing of the final one, which may be with the keeper before it comes here.
+                if is_latest and entry.row.status is not Status.PENDING:
+                    records.append(entry.row)
+        if self._keeper is not None:
+            await self._keeper.written(people, records)
 
-    def _bury(self, entry: _Entry, error: Exception) -> None:
-        # Only the kind of error: its text may quote what is in the row.
-        log.error("the database refuses %s %s: %s", type(entry.row).__name__, _id(entry), type(error).__name__)
+    def _leave(self, entry: _Entry) -> bool:
+        """Let go of `entry`; False if a newer state of the same row has taken its place, and has to be written too."""
+        rows = self._users if isinstance(entry.row, User) else self._records
+        if rows.get(_id(entry)) is not entry:
+            return False
+        del rows[_id(entry)]
+        return True
+
+    def _hand_back(self, entry: _Entry, record: UsageRecord) -> None:
+        if self._late is None:
+            self._bury(entry, f"its era {record.era} is over, and nobody is there to charge it again")
+        else:
+            self._late(record)
+
+    def _bury(self, entry: _Entry, why: str) -> None:
+        log.error("the database refuses %s %s: %s", type(entry.row).__name__, _id(entry), why)
         self._dead[_id(entry)] = entry
-
-    async def _tidy(self) -> None:
-        journal = self._journal
-        if journal is None:
-            return
-        try:
-            if self._live is not None and journal.size > self._compact_at:
-                # In one step with what is in memory: nothing can be settled between looking and rewriting.
-                people = [entry.row for entry in self._users.values() if isinstance(entry.row, User)]
-                journal.compact(self._live(), self.unwritten(), people)
-                self._compact_at = max(self._compact_bytes, 2 * journal.size)
-            elif journal.size != self._synced:
-                size = journal.size
-                await asyncio.to_thread(journal.sync)
-                self._synced = size
-        except JournalError as error:
-            self._compact_at = journal.size + self._compact_bytes
-            log.error("%s", error)  # noqa: TRY400
-        except (OSError, RuntimeError) as error:
-            # There is no thread, or no file, to be had. The rows are written; the next batch tries again.
-            log.error("The journal was not put on the disk: %s", error)  # noqa: TRY400
-
-    def _journal_refusal(self, record: UsageRecord) -> None:
-        # The ledger tells the journal about all other final records; a refusal never reaches the ledger.
-        if self._journal is None:
-            return
-        try:
-            self._journal.settled(record)
-        except JournalError as error:
-            log.warning("the refusal of request %s is in memory only: %s", record.facts.request_id, error)
 
     def _add(self, rows: OrderedDict[str, _Entry], key: str, row: User | UsageRecord) -> None:
         self._added += 1

@@ -88,6 +88,13 @@ class SpendSource(Protocol):
         ...
 
 
+class NoSpend:
+    """Where a ledger is shared nobody adds up: its counters start from the database (`StoredRecords`)."""
+
+    def add(self, record: UsageRecord, now: float) -> None:
+        """Nothing to count."""
+
+
 class Spend:
     """The sums of the live windows, and the records of the last minute. A `Baseline` of the ledger.
 

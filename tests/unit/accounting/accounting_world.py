@@ -5,6 +5,8 @@ from dataclasses import replace
 from decimal import Decimal
 
 from faregate.accounting.figures import with_cost
+from faregate.ledger.memory import MemoryLedger
+from faregate.ledger.port import AlreadySettled, LedgerAway, Settled, ShapesChanged
 from faregate.records import Facts, Source, Status, UsageRecord
 from faregate.store.errors import StoreUnavailable
 
@@ -95,11 +97,15 @@ class HandClock:
 
 
 class FarStore:
-    """A database far away: `away` and it cannot be reached; rows whose id is in `refuses` make it fail."""
+    """A database far away: `away` and it cannot be reached; rows whose id is in `refuses` make it fail.
+
+    Records that are charged in an era before its own, `era`, are late.
+    """
 
     def __init__(self):
         self.away = False
         self.refuses = set()
+        self.era = 0
         self.people = []
         self.records = []
         self.batches = []
@@ -115,6 +121,79 @@ class FarStore:
         ids = [user.id for user in people] + [record.facts.request_id for record in records]
         if self.refuses.intersection(ids):
             raise OverflowError("a number is too large")
+        late = [record for record in records if 0 < record.era < self.era and record.status is not Status.PENDING]
         self.batches.append(ids)
         self.people += people
-        self.records += records
+        self.records += [record for record in records if record not in late]
+        return late
+
+    async def settled(self, ids):
+        await asyncio.sleep(0)
+        if self.away:
+            raise StoreUnavailable("the database is away")
+        final = {record.facts.request_id for record in self.records if record.status is not Status.PENDING}
+        return final.intersection(ids)
+
+
+class SharedLedger(MemoryLedger):
+    """A ledger as one node of several sees it: it can be away, be taught by others, and begin anew.
+
+    `loses_answers`: what it is told takes place, and the answer does not arrive. Its counters start from `baseline`.
+    """
+
+    def __init__(self, baseline):
+        super().__init__(baseline)
+        self.away = False
+        self.loses_answers = False
+        self.era = 1
+        self.owed = []
+        self.tries = 0
+        self._mine = set()
+        self._by_others = set()
+        self._known = self._taught = []
+
+    @property
+    def shapes(self):
+        return self._known
+
+    def teach(self, *shapes):
+        """Another node learns `shapes`; this one finds out when it settles."""
+        self._taught = [*self._taught, *shapes]
+
+    def settled_elsewhere(self, request_id):
+        """Another node settles this request."""
+        self._by_others.add(request_id)
+
+    def begin_anew(self, baseline):
+        """All is lost, and built from `baseline`, in a new era."""
+        MemoryLedger.__init__(self, baseline)
+        self.era += 1
+        self._mine.clear()
+        self._by_others.clear()
+        # Another object than before, even if it has nothing in it.
+        self._known = self._taught = [*self._taught]
+
+    async def settle(self, request_id, charges, record):
+        self._reach()
+        self.tries += 1
+        if self._known is not self._taught:
+            self._known = self._taught
+            raise ShapesChanged
+        if request_id in self._by_others:
+            return AlreadySettled()
+        if request_id not in self._mine:
+            await super().settle(request_id, charges, record)
+            self._mine.add(request_id)
+        if self.loses_answers:
+            raise LedgerAway("Redis did not answer")
+        return Settled(self.era)
+
+    async def park(self, request_id):
+        if self.away:
+            self.owed.append(request_id)
+        else:
+            await super().park(request_id)
+
+    def _reach(self):
+        if self.away:
+            raise LedgerAway("Redis is away")

@@ -301,7 +301,7 @@ async def test_what_is_being_looked_after_does_not_hide_other_dead_holds(world, 
     for number in range(5):
         await world.hold(f"r{number}", node="node-2")
     for _ in range(3):
-        await world.accountant.take_over(NOON + 60)
+        await world.accountant.take_over("node-1", LEASE_SECONDS, NOON + 60)
 
     assert all(f"r{number}" in world.reconciler for number in range(5))
 

@@ -15,6 +15,7 @@ from faregate.accounting.figures import (
     from_generation,
     orphan,
     pending_row,
+    unsettled_row,
     with_cost,
     with_known_tokens,
 )
@@ -59,6 +60,16 @@ def test_a_pending_row_remembers_how_the_request_ended(status, reason):
     row = pending_row(record)
 
     assert (row.status, row.outcome, row.cost, row.cost_nano) == (Status.PENDING, status, None, 0)
+    assert ended(row) == record
+
+
+@given(pico=st.integers(0, 10**16), source=st.sampled_from([None, *Source]), status=st.sampled_from(OUTCOMES))
+def test_a_row_that_waits_for_the_ledger_alone_keeps_what_it_cost(pico, source, status):
+    record = replace(with_cost(unknown_of(status=status), Decimal(pico).scaleb(-12), Source.USAGE), source=source)
+    row = unsettled_row(record)
+
+    assert (row.status, row.outcome, row.cost, row.source) == (Status.PENDING, status, record.cost, source)
+    assert row.cost_nano == 0
     assert ended(row) == record
 
 

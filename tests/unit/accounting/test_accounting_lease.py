@@ -2,23 +2,39 @@
 
 from accounting_world import NOON, HandClock, others_run
 
-from faregate.accounting.lease import RENEW_SECONDS, Leases
+from faregate.accounting.lease import (
+    CALM_ROUNDS,
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    RENEW_SHARED_SECONDS,
+    Leases,
+)
+from faregate.ledger.port import LedgerAway
 
 
 class Books:
-    """A ledger and an accountant that note when they are called, and fail at the moments in `fails`."""
+    """A ledger, an accountant and a janitor that note when they are called, and fail at the moments in `fails`."""
 
-    def __init__(self, fails=()):
+    def __init__(self, fails=(), clock=None):
         self.fails = fails
+        self.clock = clock
+        self.away = False
         self.renewed = []
         self.taken_over = []
+        self.swept = []
 
     async def renew(self, _node, _lease, now):
+        if self.away:
+            raise LedgerAway("Redis is away")
         self.renewed.append(now)
         if now in self.fails:
             raise OSError("no file descriptor is left")
 
-    async def take_over(self, now):
+    async def sweep(self):
+        self.swept.append(self.clock.now)
+
+    async def take_over(self, node, lease, now):
+        assert (node, lease) == ("node", LEASE_SECONDS)
         self.taken_over.append(now)
         if now in self.fails:
             raise ValueError("a hold that cannot be read")
@@ -49,3 +65,97 @@ async def test_holds_that_cannot_be_taken_over_do_not_end_the_renewing(caplog):
 
     assert len(ledger.renewed) == len(accountant.taken_over) == 3
     assert caplog.text.count("leases could not be renewed") == 2
+
+
+class Shared:
+    """A node that has just started beside others, over a ledger that they share."""
+
+    def __init__(self):
+        self.clock = HandClock()
+        self.books = Books(clock=self.clock)
+        self.leases = Leases(self.books, self.books, "node", janitor=self.books, clock=self.clock)
+
+    async def __aenter__(self):
+        self.leases.start()
+        await others_run()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.leases.stop()
+
+
+CALM_SECONDS = CALM_ROUNDS * RENEW_SHARED_SECONDS
+
+
+async def test_a_new_node_takes_nothing_before_the_others_had_the_time_to_renew():
+    async with Shared() as shared:
+        await shared.clock.advance(CALM_SECONDS - 1)
+        assert len(shared.books.renewed) == CALM_ROUNDS
+        assert shared.books.swept == shared.books.taken_over == []
+
+        await shared.clock.advance(1)
+
+        assert shared.books.swept == shared.books.taken_over == [NOON + CALM_SECONDS]
+
+
+async def test_a_node_whose_shared_ledger_was_away_for_long_takes_nothing_before_the_others_had_the_time_to_renew():
+    async with Shared() as shared:
+        await shared.clock.advance(60)
+        shared.books.away = True
+        await shared.clock.advance(LEASE_SECONDS)
+        shared.books.away = False
+        taken = len(shared.books.taken_over)
+        shared.leases.hurry()
+        await shared.clock.advance(CALM_SECONDS - 0.5)
+        assert len(shared.books.taken_over) == len(shared.books.swept) == taken
+
+        await shared.clock.advance(1)
+
+        assert len(shared.books.taken_over) == len(shared.books.swept) == taken + 1
+
+
+async def test_a_machine_that_slept_takes_nothing_of_the_nodes_that_slept_with_it():
+    async with Shared() as shared:
+        await shared.clock.advance(60)
+        taken = len(shared.books.taken_over)
+        shared.clock.now += 3600
+        await shared.clock.advance(CALM_SECONDS - 0.5)
+
+        assert len(shared.books.taken_over) == taken
+
+
+async def test_a_clock_that_is_set_back_does_not_keep_a_node_from_taking_over():
+    async with Shared() as shared:
+        await shared.clock.advance(60)
+        shared.books.taken_over.clear()
+        shared.clock.now -= 3600
+        shared.leases.hurry()
+        await shared.clock.advance(2 * CALM_SECONDS)
+
+        assert shared.books.taken_over != []
+
+
+async def test_a_ledger_that_is_back_is_renewed_with_at_once():
+    async with Shared() as shared:
+        shared.books.away = True
+        await shared.clock.advance(7)
+        shared.books.away = False
+        renewed = len(shared.books.renewed)
+        shared.leases.hurry()
+        await others_run()
+
+        assert len(shared.books.renewed) == renewed + 1
+
+
+async def test_a_ledger_that_is_away_is_told_in_one_line_for_each_outage(caplog):
+    async with Shared() as shared:
+        for _ in range(2):
+            shared.books.away = True
+            await shared.clock.advance(60)
+            shared.books.away = False
+            await shared.clock.advance(60)
+
+    assert [record.message for record in caplog.records] == [
+        "leases are renewed when the ledger is back: Redis is away"
+    ] * 2
+    assert all(record.exc_info is None for record in caplog.records)

@@ -11,6 +11,7 @@ from accounting_world import NOON, FarStore, HandClock, facts_of, others_run, re
 
 from faregate.accounting import outbox as outbox_module
 from faregate.accounting.figures import pending_row
+from faregate.accounting.keeping import JournalKeeper
 from faregate.accounting.outbox import BATCH_ROWS, GROUP_SECONDS, MOST_PATIENCE, Outbox
 from faregate.directory import User
 from faregate.ledger.journal import Journal
@@ -257,7 +258,7 @@ def no_more_files():
 
 
 async def test_running_out_of_file_descriptors_for_a_moment_does_not_end_the_writing(far, clock, journal, caplog):
-    outbox = Outbox(far, journal, clock=clock)
+    outbox = Outbox(far, JournalKeeper(journal), clock=clock)
     outbox.start()
     await asyncio.to_thread(journal.sync)
     with no_more_files():
@@ -277,8 +278,10 @@ async def test_an_error_that_nobody_foresaw_ends_neither_the_writing_nor_the_end
     def live():
         raise MemoryError("ada@example.org")
 
-    outbox = Outbox(far, journal, clock=clock, compact_bytes=1)
-    outbox.start(live)
+    keeper = JournalKeeper(journal, compact_bytes=1)
+    outbox = Outbox(far, keeper, clock=clock)
+    keeper.watch(live, outbox)
+    outbox.start()
     for request_id in ("a", "b"):
         journal.settled(record_of(request_id))
         outbox.add_record(record_of(request_id))
@@ -308,7 +311,7 @@ async def test_a_background_task_that_has_died_does_not_keep_the_end_from_writin
 
 
 async def test_what_is_not_on_the_disk_yet_is_put_there_with_the_next_batch(far, clock, journal, monkeypatch):
-    outbox = Outbox(far, journal, clock=clock)
+    outbox = Outbox(far, JournalKeeper(journal), clock=clock)
     journal.settled(record_of("a"))
     outbox.add_record(record_of("a"))
     with no_more_files():
@@ -335,8 +338,10 @@ async def test_a_growing_backlog_raises_an_alarm_at_each_doubling_and_is_not_tri
 async def test_a_journal_is_compacted_to_what_is_alive_and_what_the_database_refuses(far, journal):
     hold = Hold(facts_of("live"), "node-1", expires_at=NOON, cap=100)
     far.refuses = {"dead"}
-    outbox = Outbox(far, journal, clock=HandClock(), compact_bytes=100)
-    outbox.start(lambda: [hold])
+    keeper = JournalKeeper(journal, compact_bytes=100)
+    outbox = Outbox(far, keeper, clock=HandClock())
+    keeper.watch(lambda: [hold], outbox)
+    outbox.start()
     journal.held(hold)
     for request_id in ("written", "dead"):
         journal.settled(record_of(request_id))
@@ -349,7 +354,7 @@ async def test_a_journal_is_compacted_to_what_is_alive_and_what_the_database_ref
 
 
 async def test_a_journal_is_not_compacted_before_the_live_holds_are_known(far, journal):
-    outbox = Outbox(far, journal, compact_bytes=1)
+    outbox = Outbox(far, JournalKeeper(journal, compact_bytes=1))
     journal.held(Hold(facts_of("live"), "node-1", expires_at=NOON, cap=100))
     outbox.restore([record_of("left")])
     await outbox.flush()
@@ -358,7 +363,9 @@ async def test_a_journal_is_not_compacted_before_the_live_holds_are_known(far, j
 
 
 async def test_a_record_that_waits_survives_a_compaction(far, journal):
-    outbox = Outbox(far, journal, clock=HandClock(), compact_bytes=100)
+    keeper = JournalKeeper(journal, compact_bytes=100)
+    outbox = Outbox(far, keeper, clock=HandClock())
+    keeper.watch(list, outbox)
     outbox.start()
     for number in range(BATCH_ROWS + 1):
         journal.settled(record_of(f"r{number}"))
@@ -371,7 +378,124 @@ async def test_a_record_that_waits_survives_a_compaction(far, journal):
 
 async def test_a_refusal_is_in_the_journal_until_the_database_has_it(far, journal):
     far.away = True
-    outbox = Outbox(far, journal)
+    outbox = Outbox(far, JournalKeeper(journal))
     outbox.add_record(refusal_of("no"))
 
     assert journal.replay().records == [refusal_of("no")]
+
+
+class NotingKeeper:
+    """A keeper that notes what it is told."""
+
+    def __init__(self):
+        self.kept = []
+        self.gone = []
+
+    def refused(self, record):
+        self.kept.append(record.facts.request_id)
+
+    def met(self, user):
+        self.kept.append((user.id, user.role))
+
+    async def written(self, people, records):
+        self.gone += [(user.id, user.role) for user in people] + [record.facts.request_id for record in records]
+
+
+async def test_a_keeper_is_told_of_refusals_and_people_and_of_what_the_database_has(far):
+    keeper = NotingKeeper()
+    outbox = Outbox(far, keeper)
+    outbox.add_user(user_of(role="admin"))
+    outbox.add_record(refusal_of("no"))
+    outbox.add_record(record_of("yes"))
+    assert keeper.kept == [("ada", "admin"), "no"]
+
+    await outbox.flush()
+
+    assert keeper.gone == [("ada", "admin"), "no", "yes"]
+
+
+async def test_a_keeper_keeps_what_the_database_refuses_and_lets_go_of_the_others(far):
+    keeper = NotingKeeper()
+    far.refuses = {"b"}
+    outbox = Outbox(far, keeper)
+    for request_id in ("a", "b", "c"):
+        outbox.add_record(record_of(request_id))
+    await outbox.flush()
+
+    assert keeper.gone == ["a", "c"]
+
+
+async def test_what_was_written_before_the_database_went_away_is_told_to_the_keeper(far):
+    class HalfWay(FarStore):
+        async def write(self, people, records):
+            late = await super().write(people, records)
+            self.away = True
+            return late
+
+    keeper, half_way = NotingKeeper(), HalfWay()
+    half_way.refuses = {"b"}
+    outbox = Outbox(half_way, keeper)
+    for request_id in ("a", "b"):
+        outbox.add_record(record_of(request_id))
+    with pytest.raises(StoreUnavailable):
+        await outbox.flush()
+
+    assert keeper.gone == ["a"]
+
+
+async def test_a_pending_row_lets_nobody_forget_the_final_record_that_may_be_kept_already(far):
+    keeper = NotingKeeper()
+    outbox = Outbox(far, keeper)
+    outbox.add_record(pending_row(unknown_of("a")))
+    await outbox.flush()
+    assert keeper.gone == []
+
+    outbox.add_record(record_of("a"))
+    await outbox.flush()
+    assert keeper.gone == ["a"]
+
+
+async def test_an_earlier_state_that_is_written_lets_nobody_forget_the_latest(far):
+    keeper = NotingKeeper()
+    outbox = Outbox(far, keeper)
+    outbox.add_user(user_of(role="user"))
+    writing = asyncio.ensure_future(outbox.flush())
+    await asyncio.sleep(0)
+    outbox.add_user(user_of(role="admin"))
+    await writing
+    await outbox.flush()
+
+    assert keeper.gone == [("ada", "admin")]
+
+
+async def test_a_record_of_an_era_that_is_over_is_handed_back_and_written_when_it_comes_again(far):
+    keeper, back = NotingKeeper(), []
+    far.era = 4
+    outbox = Outbox(far, keeper, late=back.append)
+    for request_id, era in [("old", 3), ("new", 4), ("embedded", 0)]:
+        outbox.add_record(replace(record_of(request_id), era=era))
+    await outbox.flush()
+    assert [record.facts.request_id for record in back] == ["old"]
+    assert keeper.gone == ["new", "embedded"]
+    assert outbox.lag.waiting == 0
+
+    outbox.add_record(replace(back[0], era=4))
+    await outbox.flush()
+
+    assert [(record.facts.request_id, record.era) for record in far.records] == [
+        ("new", 4),
+        ("embedded", 0),
+        ("old", 4),
+    ]
+    assert keeper.gone == ["new", "embedded", "old"]
+
+
+async def test_a_late_record_that_nobody_can_charge_again_is_reported_and_not_lost(far, caplog):
+    far.era = 4
+    outbox = Outbox(far)
+    outbox.add_record(replace(record_of("old"), era=3))
+    await outbox.flush()
+
+    assert outbox.lag.dead == ("old",)
+    assert [record.facts.request_id for record in outbox.unwritten()] == ["old"]
+    assert "its era 3 is over" in caplog.text

@@ -11,12 +11,16 @@ from faregate.accounting.generation import AskFailed, Generation
 from faregate.accounting.reconciler import (
     DELAYS,
     EXTRA_QUESTIONS,
+    FIRST_PATIENCE,
+    MOST_PATIENCE,
     PARALLEL,
-    SETTLE_AGAIN_SECONDS,
+    SETTLING,
     Reconciler,
 )
 from faregate.ledger.journal import JournalError
+from faregate.ledger.port import LedgerAway
 from faregate.records import Source, Status
+from faregate.store.errors import StoreUnavailable
 
 LONG = 1_000_000.0
 FOUND = Generation(cost=Decimal("0.002"), prompt_tokens=7, completion_tokens=3)
@@ -31,6 +35,8 @@ class World:
         self.asked = []
         self.settled = []
         self.full = False
+        self.away = None
+        self.tries = []
         self.reconciler = Reconciler(self.ask, clock=self.clock)
 
     async def ask(self, generation_id):
@@ -41,8 +47,11 @@ class World:
         return self.answer
 
     async def settle(self, record):
+        self.tries.append(self.clock.now - NOON)
         if self.full:
             raise JournalError("the disk is full")
+        if self.away is not None:
+            raise self.away
         self.settled.append(record)
         return True
 
@@ -122,6 +131,16 @@ async def test_without_an_id_to_ask_about_the_estimate_is_charged_at_once(world)
     assert [record.source for record in world.settled] == [Source.ESTIMATE]
 
 
+async def test_the_estimate_waits_for_others_who_may_know_better(world):
+    world.reconciler.ask_later(unknown_of(generation_id=None), others_first=True)
+    await world.clock.advance(DELAYS[0] - 0.1)
+    assert world.settled == []
+
+    await world.clock.advance(0.1)
+
+    assert [record.source for record in world.settled] == [Source.ESTIMATE]
+
+
 async def test_tokens_without_a_cost_are_charged_at_the_prices_of_the_hold(world):
     world.answer = Generation(prompt_tokens=7, completion_tokens=3)
     world.reconciler.ask_later(unknown_of())
@@ -181,7 +200,7 @@ async def test_a_full_disk_delays_the_settlement_and_asks_nothing_twice(world):
     assert world.settled == []
 
     world.full = False
-    await world.clock.advance(SETTLE_AGAIN_SECONDS)
+    await world.clock.advance(MOST_PATIENCE)
 
     assert [record.source for record in world.settled] == [Source.GENERATION]
     assert len(world.asked) == 1
@@ -189,7 +208,7 @@ async def test_a_full_disk_delays_the_settlement_and_asks_nothing_twice(world):
 
 async def test_final_figures_that_could_not_be_settled_are_settled_as_they_are(world):
     world.reconciler.settle_later(record_of())
-    await world.clock.advance(SETTLE_AGAIN_SECONDS)
+    await world.clock.advance(MOST_PATIENCE)
 
     assert world.settled == [record_of()]
     assert world.asked == []
@@ -270,3 +289,135 @@ async def test_what_is_added_before_the_start_waits_for_it():
     await world.reconciler.stop()
 
     assert len(world.settled) == 1
+
+
+@pytest.mark.parametrize("away", [LedgerAway("Redis is away"), StoreUnavailable("the database is away")])
+async def test_patience_with_what_is_away_grows_and_is_bounded(world, away):
+    world.away = away
+    world.reconciler.settle_now(record_of())
+    await world.clock.advance(24 * 3600)
+    waits = [later - earlier for earlier, later in zip(world.tries, world.tries[1:], strict=False)]
+
+    assert world.tries[0] == 0
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (FIRST_PATIENCE, MOST_PATIENCE)
+
+    world.away = None
+    await world.clock.advance(MOST_PATIENCE)
+    assert world.settled == [record_of()]
+
+
+async def test_an_outage_is_told_once_for_each_request_however_long_it_lasts(world, caplog):
+    world.away = LedgerAway("Redis is away")
+    world.reconciler.settle_now(record_of())
+    await world.clock.advance(3600)
+
+    assert caplog.text.count("request r1 is settled later: Redis is away") == 1
+
+
+async def test_a_thousand_settlements_that_waited_are_through_at_once_when_the_ledger_is_back(world):
+    world.away = LedgerAway("Redis is away")
+    for number in range(1_000):
+        world.reconciler.settle_later(record_of(f"r{number}"))
+    await world.clock.advance(100.001)
+    assert len(world.tries) > 1_000
+
+    world.away = None
+    world.reconciler.hurry()
+    await others_run()
+
+    assert len({record.facts.request_id for record in world.settled}) == len(world.settled) == 1_000
+    assert len(world.reconciler) == 0
+
+
+async def test_no_more_than_so_many_settlements_are_under_way_at_once(world):
+    gate, under_way = asyncio.Event(), 0
+
+    async def slow(record):
+        nonlocal under_way
+        under_way += 1
+        await gate.wait()
+        return await world.settle(record)
+
+    await world.reconciler.stop()
+    world.reconciler.start(slow)
+    for number in range(3 * SETTLING):
+        world.reconciler.settle_now(record_of(f"r{number}"))
+    await others_run()
+    assert under_way == SETTLING
+
+    gate.set()
+    await others_run()
+    assert len(world.settled) == 3 * SETTLING
+
+
+async def test_questions_that_wait_for_openrouter_do_not_keep_final_figures_from_being_settled(world):
+    async def never(generation_id):
+        await asyncio.Event().wait()
+
+    world.reconciler._ask = never
+    for number in range(3 * PARALLEL):
+        world.reconciler.ask_later(unknown_of(f"r{number}"))
+    await world.clock.advance(10)
+    world.reconciler.settle_now(record_of("final"))
+    await others_run()
+
+    assert [record.facts.request_id for record in world.settled] == ["final"]
+
+
+async def test_to_hurry_asks_openrouter_nothing_earlier(world):
+    world.reconciler.ask_later(unknown_of())
+    world.reconciler.hurry()
+    await others_run()
+
+    assert world.asked == []
+
+
+async def test_patience_starts_anew_when_the_ledger_was_back_for_a_moment(world):
+    world.away = LedgerAway("Redis is away")
+    world.reconciler.settle_now(record_of())
+    await world.clock.advance(60)
+    world.reconciler.hurry()
+    await others_run()
+    begun = len(world.tries)
+    await world.clock.advance(FIRST_PATIENCE)
+
+    assert len(world.tries) == begun + 1
+
+
+async def test_a_request_that_is_to_be_settled_again_while_it_is_being_settled_is(world):
+    async def twice(record):
+        if not world.tries:
+            world.reconciler.settle_later(record)
+        return await world.settle(record)
+
+    await world.reconciler.stop()
+    world.reconciler.start(twice)
+    world.reconciler.settle_now(record_of())
+    await world.clock.advance(MOST_PATIENCE)
+
+    assert len(world.settled) == 2
+    assert len(world.reconciler) == 0
+
+
+async def test_a_settlement_that_learns_only_after_the_return_that_the_ledger_was_away_is_tried_again_soon(world):
+    gate = asyncio.Event()
+
+    async def slow(record):
+        if not gate.is_set() and world.clock.now > NOON + 60:
+            await gate.wait()
+            raise LedgerAway("Redis did not answer")
+        return await world.settle(record)
+
+    await world.reconciler.stop()
+    world.reconciler.start(slow)
+    world.away = LedgerAway("Redis is away")
+    world.reconciler.settle_now(record_of())
+    await world.clock.advance(70)
+    world.away = None
+    world.reconciler.hurry()
+    gate.set()
+    await others_run()
+    await world.clock.advance(FIRST_PATIENCE)
+
+    assert world.settled == [record_of()]

@@ -1,0 +1,107 @@
+"""What the counters of a shared ledger start from: each record of the database, on the counters it was charged to."""
+
+import asyncio
+from collections import Counter as Sums
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from faregate.accounting.spend import Amounts
+from faregate.ledger.books import MINUTE_SECONDS, is_ahead, is_over
+from faregate.ledger.counters import counters_for
+from faregate.ledger.port import Counter
+from faregate.ledger.seeds import Records, RecordsAway, Seed
+from faregate.policy.model import Window
+from faregate.policy.rulebook import Shape
+from faregate.policy.windows import Calendar
+from faregate.store.errors import StoreUnavailable
+from faregate.store.usage import ChargedRow, SpendRow
+
+AROUND = (-MINUTE_SECONDS, 0, MINUTE_SECONDS)
+"""Seconds from now to the moments whose windows are live: the clocks of nodes differ."""
+
+ROWS_AT_ONCE = 500
+"""Rows that are added up before requests get their turn."""
+
+
+class EraSource(Protocol):
+    """The sums of the database by era: the store. All of it raises `StoreUnavailable` while the database is away."""
+
+    async def next_era(self) -> int:
+        """Begin a new era; its number."""
+        ...
+
+    async def spend(self, since: float, until: float | None = None, before_era: int | None = None) -> list[SpendRow]:
+        """What was charged, in eras before `before_era`, to requests admitted from `since` to `until`, summed."""
+        ...
+
+    async def recent(self, since: float, before_era: int | None = None) -> list[ChargedRow]:
+        """Every charge, in eras before `before_era`, to requests admitted since then (epoch seconds)."""
+        ...
+
+
+class StoredRecords(Records):
+    """The records of the database. The counters of each are found as they are when it is settled."""
+
+    def __init__(self, store: EraSource, calendar: Calendar) -> None:
+        self._store = store
+        self._calendar = calendar
+
+    async def next_era(self) -> int:
+        """See `Records.next_era`."""
+        with _reported():
+            return await self._store.next_era()
+
+    async def charged(self, shapes: Iterable[Shape], era: int, now: float) -> list[Seed]:
+        """See `Records.charged`."""
+        with _reported():
+            return await self._charged(shapes, era, now)
+
+    async def _charged(self, shapes: Iterable[Shape], era: int, now: float) -> list[Seed]:
+        by_window: dict[Window, list[Shape]] = {}
+        for shape in shapes:
+            if shape.window is not None:
+                by_window.setdefault(shape.window, []).append(shape)
+        sliding = by_window.pop(Window.MINUTE, [])
+        seeds = await self._sliding(sliding, era, now) if sliding else []
+        for window, about in by_window.items():
+            for starts, ends in dict.fromkeys(self._calendar.bounds(window, now + off) for off in AROUND):
+                rows = await self._store.spend(starts, ends or None, before_era=era)
+                seeds += await self._sums(rows, about, starts)
+        return seeds
+
+    async def _sums(self, rows: Sequence[SpendRow], shapes: list[Shape], at: float) -> list[Seed]:
+        sums = Sums[Counter]()
+        for number, row in enumerate(rows, start=1):
+            for counter, amount in self._charges(row, shapes, at):
+                sums[counter] += amount
+            if number % ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return [Seed(counter, amount) for counter, amount in sums.items()]
+
+    async def _sliding(self, shapes: list[Shape], era: int, now: float) -> list[Seed]:
+        earliest, latest = now + AROUND[0], now + AROUND[-1]
+        return [
+            Seed(counter, amount, row.request_id, row.admitted_at)
+            for row in await self._store.recent(earliest - MINUTE_SECONDS, before_era=era)
+            if not is_over(row.admitted_at, earliest) and not is_ahead(row.admitted_at, latest)
+            for counter, amount in self._charges(row, shapes, row.admitted_at)
+        ]
+
+    def _charges(self, row: SpendRow | ChargedRow, shapes: list[Shape], at: float) -> Iterator[tuple[Counter, int]]:
+        amounts = Amounts(row.requests, row.tokens, row.nano)
+        counters = counters_for(
+            shapes, self._calendar, user_id=row.user_id, groups=row.groups, models=row.models, at=at
+        )
+        for counter in counters:
+            if amount := amounts.of(counter.meter):
+                yield counter, amount
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """The ledger knows of records, not of databases."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise RecordsAway(str(error)) from error
