@@ -43,6 +43,13 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class OnOutage(StrEnum):
+    """What happens to requests while the shared ledger is away: `closed` refuses them, `open` serves them unheld."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """One client of the gateway, known by its key."""
@@ -52,6 +59,10 @@ class Connection:
 
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Moments = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+"""Seconds for which every request may have to wait: few."""
+
+REDIS_URL = re.compile(r"(?:(?:rediss?|valkeys?)(?:\+sentinel|\+cluster)?://[^\s/]|unix://(?:[^\s/]*@)?/)\S*")
 
 
 class Settings(BaseSettings):
@@ -67,6 +78,10 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
+    redis_prefix: str = "faregate"
+    redis_connect_timeout: Moments = 0.05
+    redis_call_timeout: Moments = 0.05
+    ledger_on_outage: OnOutage = OnOutage.CLOSED
 
     openrouter_api_key: SecretStr | None = None
     openrouter_base_url: str = OPENROUTER_URL
@@ -90,7 +105,7 @@ class Settings(BaseSettings):
     upstream_idle_timeout: Seconds = 300.0
     reconcile_delays: str = "2,5,15,60,300,900,3600"
 
-    @field_validator("identity", "log_mode", "log_level", mode="before")
+    @field_validator("identity", "log_mode", "log_level", "ledger_on_outage", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
@@ -142,6 +157,24 @@ class Settings(BaseSettings):
             raise ValueError("should be sqlite:///path/to/file or postgresql://user:password@host/database")
         return value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not REDIS_URL.fullmatch(value.get_secret_value()):
+            raise ValueError(
+                "should be redis://host:6379/0, or begin with rediss://, unix:///, valkey://, valkeys://, "
+                "redis+sentinel://, rediss+sentinel://, redis+cluster:// or rediss+cluster://, and have no spaces"
+            )
+        return value
+
+    @field_validator("redis_prefix")
+    @classmethod
+    def _hash_tag(cls, value: str) -> str:
+        # Braces would end the hash tag that keeps all keys of a deployment in one slot of a cluster.
+        if not re.fullmatch(r"[A-Za-z0-9.:_-]{1,64}", value):
+            raise ValueError("should be 1 to 64 letters, digits or .:_- such as faregate")
+        return value
+
     @field_validator("reconcile_delays")
     @classmethod
     def _delays(cls, value: str) -> str:
@@ -168,15 +201,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 "OPENROUTER_API_KEY should hold a key for OPENROUTER_BASE_URL; unset both to use the built-in simulator"
             )
-        if self.redis_url is not None:
-            raise ValueError(
-                "REDIS_URL should be unset: this version keeps limits in its own process; the ledger that many "
-                "nodes share through Redis is still to come"
-            )
-        if self.workers > 1:
+        if self.workers > 1 and self.redis_url is None:
             raise ValueError(
                 "WORKERS should be 1: the in-process ledger counts in one process, and a second one would "
-                "allow every limit twice"
+                "allow every limit twice; set REDIS_URL to let processes share one ledger"
             )
         self.connections()
         return self

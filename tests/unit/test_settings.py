@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from faregate.keys import load_keys
-from faregate.settings import Settings, SettingsError, load_settings
+from faregate.settings import OnOutage, Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +29,19 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"IDENTITY": "jwt"}, "OPENWEBUI_JWT_SECRETS should hold"),
         ({"IDENTITY": "jwt", "OPENWEBUI_JWT_SECRETS": " , "}, "OPENWEBUI_JWT_SECRETS should hold"),
         ({"IDENTITY": "session"}, "WEBUI_SECRET_KEY should hold"),
-        ({"WORKERS": "2"}, "WORKERS should be 1"),
-        ({"REDIS_URL": "redis://localhost"}, "REDIS_URL should be unset"),
+        ({"WORKERS": "2"}, "WORKERS should be 1: the in-process ledger counts in one process"),
+        ({"REDIS_URL": "http://:topsecret@localhost"}, "REDIS_URL should be redis://host:6379/0"),
+        ({"REDIS_URL": "topsecret"}, "REDIS_URL should be"),
+        ({"REDIS_URL": "redis://"}, "REDIS_URL should be"),
+        ({"REDIS_URL": "unix://topsecret"}, "REDIS_URL should be"),
+        ({"REDIS_URL": "redis+socket://:topsecret@localhost"}, "REDIS_URL should be"),
+        ({"REDIS_URL": "redis://:topsecret@localhost/0 "}, "REDIS_URL should be"),
+        ({"REDIS_PREFIX": "{topsecret}"}, "REDIS_PREFIX should be 1 to 64 letters, digits or .:_-"),
+        ({"REDIS_PREFIX": "a b"}, "REDIS_PREFIX should be"),
+        ({"REDIS_PREFIX": "x" * 65}, "REDIS_PREFIX should be"),
+        ({"REDIS_CONNECT_TIMEOUT": "0"}, "REDIS_CONNECT_TIMEOUT should be greater than 0."),
+        ({"REDIS_CALL_TIMEOUT": "60"}, "REDIS_CALL_TIMEOUT should be less than or equal to 10."),
+        ({"LEDGER_ON_OUTAGE": "ajar"}, "LEDGER_ON_OUTAGE should be 'closed' or 'open'."),
         ({"DATABASE_URL": "mysql://u:topsecret@h/d"}, "DATABASE_URL should be sqlite:///"),
         ({"OPENROUTER_BASE_URL": "http://127.0.0.1:9"}, "OPENROUTER_API_KEY should hold"),
         ({"OPENROUTER_API_KEY": "k", "OPENROUTER_BASE_URL": "ftp://x"}, "OPENROUTER_BASE_URL should be"),
@@ -73,6 +84,32 @@ def test_empty_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.connections() == ()
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "rediss://name:word@cache.example.com:6380/3",
+        "unix:///run/redis/redis.sock?db=1",
+        "unix://name:word@/run/redis/redis.sock",
+        "valkey://[::1]:6379",
+        "valkeys://cache.example.com",
+        "redis+sentinel://one:26379,two:26379/main/0",
+        "rediss+sentinel://one:26379/main",
+        "redis+cluster://one:7000,two:7000",
+        "rediss+cluster://one:7000",
+        "valkey+sentinel://one:26379/main",
+    ],
+)
+def test_processes_may_be_many_where_they_share_a_ledger(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    monkeypatch.setenv("WORKERS", "4")
+    monkeypatch.setenv("LEDGER_ON_OUTAGE", "Open")
+    settings = load_settings()
+    assert (settings.workers, settings.ledger_on_outage) == (4, OnOutage.OPEN)
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == url
+
+
 def test_connections_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_API_KEYS", "school:key-one, key-two ,lab:key:three")
     found = [(c.name, c.key.get_secret_value()) for c in load_settings().connections()]
@@ -83,6 +120,7 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = ("OPENROUTER_API_KEY", "ADMIN_API_KEY", "GATEWAY_API_KEYS", "OPENWEBUI_JWT_SECRETS", "WEBUI_SECRET_KEY")
     for name in secrets:
         monkeypatch.setenv(name, "topsecret")
+    monkeypatch.setenv("REDIS_URL", "redis://:topsecret@localhost")
     assert "topsecret" not in repr(load_settings())
 
 

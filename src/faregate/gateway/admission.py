@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from faregate.accounting.accountant import Accountant
 from faregate.accounting.lease import LEASE_SECONDS
 from faregate.directory import Directory, User
-from faregate.gateway.errors import ApiError, bad_request
+from faregate.gateway.errors import ApiError, bad_request, books_closed, ledger_away
 from faregate.gateway.identity import Caller
 from faregate.gateway.limits import claims_for, over_limit, rule_in_words
 from faregate.gateway.request import ChatRequest
 from faregate.gateway.unbounded import evasion
+from faregate.ledger.fitting import refusal
 from faregate.ledger.journal import JournalError
-from faregate.ledger.port import Ledger, Refused
+from faregate.ledger.port import Balance, Claim, Held, Ledger, LedgerAway, Refused
 from faregate.policy.explain import model_not_allowed_sentence, model_unknown_sentence
 from faregate.policy.model import Enforcement, Meter, Policy
 from faregate.policy.patterns import is_allowed
@@ -28,14 +29,18 @@ from faregate.pricing.bound import Bound, Ceiling, bound_of, ceiling_of, dearest
 from faregate.pricing.catalogue import Catalogue, Model
 from faregate.pricing.estimate import estimate_of
 from faregate.records import Facts, Status, UsageRecord
+from faregate.settings import OnOutage
 
 LEAST_CAP = 256
 """Output tokens below which an answer is not worth admitting, unless the client itself asks for less."""
 
+UNHELD = "ledger away: admitted without a hold"
+"""The rule that stands in the record of a request that nobody could check."""
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that holds what it may cost.
+    """A request that holds what it may cost, or is `unchecked`: nothing is held, since the ledger was away.
 
     `pseudonym` is the person's name towards upstream. `ceiling` are the prices that the hold was made of, where a
     limit in dollars depends on them.
@@ -44,6 +49,21 @@ class Admission:
     facts: Facts
     pseudonym: str
     ceiling: Ceiling | None
+    unchecked: bool = False
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """How many requests ended their admission in which way, since the start.
+
+    `admitted` have a hold, `unchecked` have none; `refused` broke a rule or a limit; for `unavailable` that could
+    not be said.
+    """
+
+    admitted: int = 0
+    unchecked: int = 0
+    refused: int = 0
+    unavailable: int = 0
 
 
 class Admitter:
@@ -61,7 +81,9 @@ class Admitter:
         node: str,
         salt: bytes,
         contact: str,
+        on_outage: OnOutage,
     ) -> None:
+        """`on_outage` is what happens to requests while a shared `ledger` is away."""
         self._directory = directory
         self._catalogue = catalogue
         self._ledger = ledger
@@ -71,6 +93,8 @@ class Admitter:
         self._node = node
         self._salt = salt
         self._contact = contact
+        self._on_outage = on_outage
+        self.outcomes = Outcomes()
 
     async def admit(self, request_id: str, caller: Caller, request: ChatRequest) -> Admission:
         """Register the person, check the rules, take the hold. Raises `ApiError`; a refusal is on record then."""
@@ -97,12 +121,21 @@ class Admitter:
         )
         try:
             models = self._permit(user, policy, request, facts, catalogue)
-            return await self._hold(facts, resolution, request, models)
-        except ApiError as refusal:
+            admission = await self._hold(facts, resolution, request, models)
+        except ApiError as error:
+            if error.status == 503:
+                self.outcomes.unavailable += 1
+            else:
+                self.outcomes.refused += 1
             self._accountant.refuse(
-                UsageRecord(facts, Status.REFUSED, requests=0, reason=refusal.reason or refusal.message)
+                UsageRecord(facts, Status.REFUSED, requests=0, reason=error.reason or error.message)
             )
             raise
+        if admission.unchecked:
+            self.outcomes.unchecked += 1
+        else:
+            self.outcomes.admitted += 1
+        return admission
 
     def _permit(
         self, user: User, policy: Policy, request: ChatRequest, facts: Facts, catalogue: Catalogue | None
@@ -161,35 +194,41 @@ class Admitter:
             nano_per_output_token=bound.nano_per_output_token,
         )
         claims = claims_for(self._accountant.shapes(), self._calendar, resolution, facts, asked)
+        answer = await self._reserve(facts, claims, wanted)
+        if isinstance(answer, Refused):
+            raise over_limit(answer, facts.admitted_at, self._calendar.zone, self._contact)
+        cap = wanted if answer is None else answer.cap
+        noted: tuple[str, ...] = (UNHELD,)
+        if answer is not None:
+            noted = tuple(f"shadow: would refuse by {rule_in_words(counter)}" for counter in answer.exceeded)
+        bounded = policy.enforcement is Enforcement.STRICT and _counts_dollars(policy) and models
+        return Admission(
+            facts=replace(facts, cap=cap, rules=facts.rules + noted),
+            pseudonym=self._pseudonym(facts.user_id),
+            ceiling=ceiling_of(models, prompt) if bounded else None,
+            unchecked=answer is None,
+        )
+
+    async def _reserve(self, facts: Facts, claims: list[Claim], wanted: int) -> Held | Refused | None:
+        """What the ledger says; None where it is away and that lets requests through."""
+        least = min(LEAST_CAP, wanted)
         try:
-            held = await self._ledger.reserve(
+            return await self._ledger.reserve(
                 facts,
                 node=self._node,
                 lease=LEASE_SECONDS,
                 claims=claims,
                 cap_wanted=wanted,
-                cap_min=min(LEAST_CAP, wanted),
+                cap_min=least,
                 now=facts.admitted_at,
             )
         except JournalError as error:
-            raise ApiError(
-                503,
-                "The gateway cannot keep its books at the moment, so it does not spend anything. "
-                f"Please try again in a minute, and tell {self._contact} if it stays like this.",
-                "server_error",
-                "ledger_unavailable",
-                headers={"retry-after": "10"},
-                reason=str(error),
-            ) from error
-        if isinstance(held, Refused):
-            raise over_limit(held, facts.admitted_at, self._calendar.zone, self._contact)
-        would = tuple(f"shadow: would refuse by {rule_in_words(counter)}" for counter in held.exceeded)
-        bounded = policy.enforcement is Enforcement.STRICT and _counts_dollars(policy) and models
-        return Admission(
-            facts=replace(facts, cap=held.cap, rules=facts.rules + would),
-            pseudonym=self._pseudonym(facts.user_id),
-            ceiling=ceiling_of(models, prompt) if bounded else None,
-        )
+            raise books_closed(self._contact, str(error)) from error
+        except LedgerAway as error:
+            if self._on_outage is OnOutage.CLOSED:
+                raise ledger_away(self._contact, str(error)) from error
+        # A limit of nothing says no to everybody, whatever has been used: nobody has to be asked.
+        return refusal([(claim, Balance()) for claim in claims if claim.limit == 0], least)
 
     def _pseudonym(self, user_id: str) -> str:
         return "fg-" + hmac.new(self._salt, user_id.encode(), hashlib.sha256).hexdigest()[:32]

@@ -11,19 +11,31 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
+AWAY = (b"x-faregate-ledger", b"away")
+"""The shared ledger did not answer when this answer began."""
+UNCHECKED = (b"x-faregate-ledger", b"unchecked")
+"""The request was admitted without a hold, because the shared ledger did not answer."""
+
 
 class Client:
     """Sends one answer over ASGI. Sending more to a client that has gone, or has its whole answer, does nothing."""
 
-    def __init__(self, request_id: str, receive: Receive, send: Send, patience: float) -> None:
-        """A client that reads nothing for `patience` seconds, while there is more for it, counts as gone."""
+    def __init__(
+        self, request_id: str, receive: Receive, send: Send, patience: float, ledger_away: Callable[[], bool]
+    ) -> None:
+        """A client that reads nothing for `patience` seconds, while there is more for it, counts as gone.
+
+        It is told in a header when its answer begins while `ledger_away`, or when its request is `unchecked`.
+        """
         self._patience = patience
         self._receive = receive
         self._send = send
         self.request_id = request_id
         self._id_header = (b"x-request-id", request_id.encode())
+        self._ledger_away = ledger_away
         self._watch: asyncio.Task[None] | None = None
         self._on_gone: Callable[[], None] | None = None
+        self.unchecked = False
         self.gone = False
         self.status = 0
         self._ended = False
@@ -44,13 +56,12 @@ class Client:
             return
         self.status = status
         if not self.gone:
-            await self._send(
-                {
-                    "type": "http.response.start",
-                    "status": status,
-                    "headers": [(b"content-type", content_type), self._id_header, *headers],
-                }
-            )
+            sent = [(b"content-type", content_type), self._id_header, *headers]
+            if self.unchecked:
+                sent.append(UNCHECKED)
+            elif self._ledger_away() and AWAY not in sent:
+                sent.append(AWAY)
+            await self._send({"type": "http.response.start", "status": status, "headers": sent})
 
     async def send(self, data: bytes) -> None:
         """Send a piece of the body, as fast as the client reads."""

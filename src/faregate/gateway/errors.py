@@ -76,6 +76,33 @@ def upstream_unavailable(reason: str, contact: str, status: int = 502) -> ApiErr
     )
 
 
+def books_closed(contact: str, reason: str) -> ApiError:
+    """What is spent cannot be written down here. `reason` says it to administrators."""
+    return ApiError(
+        503,
+        "The gateway cannot keep its books at the moment, so it does not spend anything. "
+        f"Please try again in a minute, and tell {contact} if it stays like this.",
+        "server_error",
+        "ledger_unavailable",
+        headers={"retry-after": "10"},
+        reason=reason,
+    )
+
+
+def ledger_away(contact: str, reason: str) -> ApiError:
+    """The shared ledger does not answer, so nobody can say what is left. `reason` says it to administrators."""
+    return ApiError(
+        503,
+        "The gateway cannot check your limits at the moment, so it does not let anything through. "
+        f"Please try again in a few seconds, and tell {contact} if it stays like this.",
+        "server_error",
+        "ledger_unavailable",
+        # Said here too: the ledger may answer again by now.
+        headers={"retry-after": "2", "x-faregate-ledger": "away"},
+        reason=reason,
+    )
+
+
 def internal_error() -> ApiError:
     """A mistake of ours; the log has it."""
     return ApiError(

@@ -10,6 +10,7 @@ import gzip
 import logging
 import os
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from faregate.accounting.background import background
 from faregate.gateway.http1 import UpstreamFailure
@@ -79,9 +80,15 @@ class ModelList:
         self.catalogue, self.body, self.packed = catalogue, body, packed
 
     def _save(self, body: bytes) -> None:
-        new = self._keep.with_suffix(".new")
-        new.write_bytes(body)
-        os.replace(new, self._keep)
+        # Of several processes each writes a file of its own; the last one to finish wins, with a whole one.
+        with NamedTemporaryFile(dir=self._keep.parent, prefix=f"{self._keep.name}.", delete=False) as new:
+            try:
+                new.write(body)
+                new.flush()
+                os.replace(new.name, self._keep)
+            except BaseException:
+                os.unlink(new.name)
+                raise
 
     async def _refresh_always(self) -> None:
         while True:

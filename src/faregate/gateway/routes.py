@@ -48,6 +48,7 @@ class Gateway:
         models: ModelList,
         *,
         new_id: Callable[[], str],
+        ledger_away: Callable[[], bool],
         log_requests: bool,
     ) -> None:
         self._gatekeeper = gatekeeper
@@ -55,6 +56,7 @@ class Gateway:
         self._relay = relay
         self._models = models
         self._new_id = new_id
+        self._ledger_away = ledger_away
         self._log_requests = log_requests
         self._routes: dict[tuple[str, str], Handler] = {
             ("POST", "/chat/completions"): self._chat,
@@ -64,7 +66,7 @@ class Gateway:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
         request_id = self._new_id()
-        client = Client(request_id, receive, send, self._relay.patience)
+        client = Client(request_id, receive, send, self._relay.patience, self._ledger_away)
         admission: list[Admission] = []
         refused: ApiError | None = None
         try:
@@ -115,6 +117,7 @@ class Gateway:
         call.client.watch()
         admission = await self._admitter.admit(call.client.request_id, caller, request)
         call.admission.append(admission)
+        call.client.unchecked = admission.unchecked
         sent = outgoing(request, cap=admission.facts.cap, user=admission.pseudonym, ceiling=admission.ceiling)
         await self._relay.chat(admission.facts, sent, call.client)
 
