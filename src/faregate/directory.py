@@ -1,10 +1,11 @@
 """People and rules in memory: what the hot path asks instead of the database.
 
 The database is the memory of the directory, not its source: a person is known here first and written later
-(`changed`), a policy is written first and known here afterwards. Synchronous and for one thread, so that
-nothing can happen between looking and doing.
+(`changed`), a policy is written first and known here afterwards, and what other nodes wrote is taken over
+(`follow`, `replace_rules`). Synchronous and for one thread, so that nothing can happen between looking and doing.
 """
 
+import asyncio
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable
@@ -16,6 +17,9 @@ from faregate.policy.rulebook import Resolution, Rulebook
 
 SEEN_EVERY = 60.0
 """Seconds between two writes of `last_seen_at` of one person who changes in nothing else."""
+
+MICROSECOND = 1e-6
+"""What databases tell two instants apart by, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,11 @@ class Assignment(TypedDict, total=False):
 
 
 class Directory:
-    """Everybody and every rule that this node knows."""
+    """Everybody and every rule that this node knows.
+
+    `changing` is held by whoever reads or writes the store and brings that here: what was read before a change
+    could otherwise arrive after it, and undo it on this node.
+    """
 
     def __init__(
         self,
@@ -79,6 +87,7 @@ class Directory:
         self._group_policies = {rule.group: rule for rule in group_policies}
         self._changed = changed
         self._rulebook = self._compile()
+        self.changing = asyncio.Lock()
 
     @property
     def rulebook(self) -> Rulebook:
@@ -90,8 +99,13 @@ class Directory:
         user = self._by_subject.get((person.connection, person.subject))
         if user is None:
             return self._register(person, now)
-        user.last_seen_at = max(user.last_seen_at, now)
-        if _follow(user, person) or user.last_seen_at - self._announced[user.id] >= SEEN_EVERY:
+        before = user.last_seen_at
+        user.last_seen_at = max(before, now)
+        if _follow(user, person):
+            # Newer than the state that it replaces, whatever the clock says: the other nodes go by that.
+            user.last_seen_at = max(user.last_seen_at, before + MICROSECOND)
+            self._announce(user)
+        elif user.last_seen_at - self._announced[user.id] >= SEEN_EVERY:
             self._announce(user)
         return user
 
@@ -139,6 +153,38 @@ class Directory:
             user.policy_id = changes["policy_id"]
         return user
 
+    def replace_rules(self, policies: Iterable[Policy], group_policies: Iterable[GroupPolicy]) -> None:
+        """Have these rules and no others. If they are those that are known, the rulebook stays the same object."""
+        by_id = {policy.id: policy for policy in policies}
+        by_group = {rule.group: rule for rule in group_policies}
+        if by_id == self._policies and by_group == self._group_policies:
+            return
+        self._policies, self._group_policies = by_id, by_group
+        self._rulebook = self._compile()
+
+    def follow(self, users: Iterable[User]) -> None:
+        """Take over people as the store has them.
+
+        What an administrator decided, and since when somebody is registered, is always as the store says. What people
+        said of themselves is so only if the store has seen them at least as late as this node: what this node knows
+        may be on its way to the store. Where the store has less, or something older that nothing on its way will
+        replace, it is told again.
+        """
+        for stored in users:
+            user = self._by_subject.get((stored.connection, stored.subject))
+            if user is None:
+                self._by_id[stored.id] = self._by_subject[stored.connection, stored.subject] = stored
+                self._announced[stored.id] = stored.last_seen_at
+                continue
+            user.is_active = stored.is_active
+            user.policy_id = stored.policy_id
+            user.created_at = stored.created_at
+            if stored.last_seen_at >= user.last_seen_at:
+                _follow(user, stored)
+                user.last_seen_at = self._announced[user.id] = stored.last_seen_at
+            if _said(user) != _said(stored) and self._announced[user.id] <= stored.last_seen_at:
+                self._announce(user)
+
     def resolve(self, user: User) -> Resolution:
         """The effective policy of `user`, and why it is that one."""
         return self._rulebook.resolve(user.policy_id, user.groups)
@@ -177,7 +223,7 @@ def user_id_of(connection: str, subject: str) -> str:
     return uuid.UUID(bytes=hashlib.sha256(key).digest()[:16], version=5).hex
 
 
-def _follow(user: User, person: Person) -> bool:
+def _follow(user: User, person: Person | User) -> bool:
     """Take over what `person` says differently; whether anything did."""
     groups = user.groups if person.groups is None else _ordered(person.groups)
     said = (
@@ -186,10 +232,14 @@ def _follow(user: User, person: Person) -> bool:
         user.role if person.role is None else person.role,
         groups,
     )
-    if said == (user.email, user.name, user.role, user.groups):
+    if said == _said(user):
         return False
     user.email, user.name, user.role, user.groups = said
     return True
+
+
+def _said(user: User) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
+    return user.email, user.name, user.role, user.groups
 
 
 def _ordered(groups: Iterable[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from faregate.admin.users import endpoints as users
 _FAILURES = {
     401: "The admin key is missing or wrong.",
     422: "A field or parameter is wrong; `param` names it.",
-    503: "The database is away; `Retry-After` says when to try again.",
+    503: "The database or the ledger is away; `Retry-After` says when to try again.",
 }
 
 

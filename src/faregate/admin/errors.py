@@ -9,10 +9,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from faregate.ledger.port import LedgerAway
 from faregate.store.errors import StoreUnavailable
 
 RETRY_AFTER = 5
-"""Seconds after which to try again when the store is away."""
+"""Seconds after which to try again when the store or the ledger is away."""
 
 
 class ErrorDetail(BaseModel):
@@ -87,6 +88,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(StoreUnavailable, _unavailable)
+    app.add_exception_handler(LedgerAway, _ledger_away)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -116,6 +118,15 @@ async def _unavailable(_: Request, __: Exception) -> JSONResponse:
         503,
         "store_unavailable",
         f"The database cannot be reached at the moment, nothing was changed. Try again in {RETRY_AFTER} seconds.",
+        headers={"Retry-After": str(RETRY_AFTER)},
+    )
+
+
+async def _ledger_away(_: Request, error: Exception) -> JSONResponse:
+    return error_response(
+        503,
+        "ledger_unavailable",
+        f"What was used cannot be read at the moment: {str(error).rstrip('.')}. Try again in {RETRY_AFTER} seconds.",
         headers={"Retry-After": str(RETRY_AFTER)},
     )
 

@@ -1,6 +1,5 @@
 """What the admin API works with."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,12 +16,21 @@ from faregate.store.store import Store
 log = logging.getLogger(__name__)
 
 
+async def _no_other_node() -> None:
+    """There is nobody else to follow or to tell."""
+
+
 @dataclass(frozen=True, slots=True)
 class AdminServices:
     """The parts that the composition root hands over.
 
-    `flush` writes what this node has accepted and not stored yet; `clock` gives seconds since the epoch.
-    `changes` lets one administrator at a time change rules: what a change was checked against stays true.
+    `flush` writes what this node has accepted and not stored yet, `follow` takes over what other nodes have stored;
+    both may raise `StoreUnavailable`. `changed` is awaited after each change of rules or people that the store and
+    the directory have: the ledger learns the limits, and the other nodes are told. It must not raise `LedgerAway`:
+    the change is made, and both happen later without it. `clock` gives seconds since the epoch.
+
+    Who changes something holds `directory.changing` from the check to the end: on this node, what a change was
+    checked against stays true. What other nodes do at the same time, the store checks.
     """
 
     store: Store
@@ -32,7 +40,8 @@ class AdminServices:
     admin_key: str = field(repr=False)
     flush: Callable[[], Awaitable[None]]
     clock: Callable[[], float]
-    changes: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    follow: Callable[[], Awaitable[None]] = _no_other_node
+    changed: Callable[[], Awaitable[None]] = _no_other_node
 
 
 def _services(request: Request) -> AdminServices:
@@ -41,14 +50,16 @@ def _services(request: Request) -> AdminServices:
 
 
 async def _fresh(services: Annotated[AdminServices, Depends(_services)]) -> AdminServices:
-    try:
-        await services.flush()
-    except StoreUnavailable as error:
-        # A disk that is full can still be read. Where the database is away, the reading says so.
-        log.warning("what is shown to the administrator lacks the latest: %s", error)
+    for bring_up_to_date in (services.flush, services.follow):
+        try:
+            await bring_up_to_date()
+        except StoreUnavailable as error:
+            # A disk that is full can still be read. Where the database is away, the reading says so.
+            log.warning("what is shown to the administrator lacks the latest: %s", error)
     return services
 
 
-Services = Annotated[AdminServices, Depends(_services)]
 Fresh = Annotated[AdminServices, Depends(_fresh)]
-"""The services, after everything that this node has accepted can be read from the store, if it takes that now."""
+"""The services, after everything that this node has accepted can be read from the store, and everything that the
+store has is known to this node: if the store takes part now. What another node accepted a moment ago may be missing.
+"""

@@ -182,3 +182,108 @@ def test_a_request_keeps_the_rules_it_began_with(directory):
     assert "strict" in before.policies
     assert directory.rulebook.policies["calm"].name == "Calmer"
     assert "strict" not in directory.rulebook.policies
+
+
+def stored(user, **other):
+    """`user` as the store has them."""
+    return dataclasses.replace(user, **other)
+
+
+def test_somebody_whom_another_node_met_is_known_here_and_not_written_again(directory, writer):
+    zoe = Directory((), (), (), changed=lambda user: None).recognise(ZOE, NOON)
+    directory.follow([zoe])
+    assert directory.user(zoe.id) == zoe
+    assert directory.recognise(ZOE, NOON + 1) is directory.user(zoe.id)
+    assert writer.rows == []
+    assert directory.recognise(ZOE, NOON + SEEN_EVERY).last_seen_at == writer.rows[0].last_seen_at
+
+
+def test_a_person_who_is_followed_stays_the_same_object(directory):
+    user = directory.recognise(ZOE, NOON)
+    directory.follow([stored(user, name="Zoe", is_active=False, last_seen_at=NOON + 1)])
+    assert directory.user(user.id) is user
+    assert (user.name, user.is_active, user.last_seen_at) == ("Zoe", False, NOON + 1)
+
+
+def test_what_administrators_decided_counts_however_old_the_rest_of_the_row_is(directory):
+    user = directory.recognise(ZOE, NOON)
+    row = stored(user, is_active=False, policy_id="calm")
+    directory.recognise(dataclasses.replace(ZOE, groups=("arts",)), NOON + 5)
+    directory.follow([row])
+    assert (user.is_active, user.policy_id, user.groups) == (False, "calm", ("arts",))
+    directory.follow([stored(user, is_active=True, policy_id=None)])
+    assert (user.is_active, user.policy_id) == (True, None)
+
+
+def test_what_is_on_its_way_to_the_store_is_not_undone_by_what_is_there(directory, writer):
+    user = directory.recognise(ZOE, NOON)
+    older = stored(user, name="Zoe of another node", last_seen_at=NOON + 3)
+    directory.recognise(dataclasses.replace(ZOE, name="Newer"), NOON + 5)
+    directory.follow([older])
+    assert (user.name, user.last_seen_at) == ("Newer", NOON + 5)
+    assert [row.name for row in writer.rows] == [ZOE.name, "Newer"]
+
+
+def test_of_two_nodes_that_heard_different_things_at_the_same_instant_both_take_what_the_store_kept(directory):
+    user = directory.recognise(ZOE, NOON)
+    directory.follow([stored(user, name="Zoe of another node")])
+    assert user.name == "Zoe of another node"
+
+
+@pytest.mark.parametrize("passed", [0, -3600])
+def test_what_is_on_its_way_wins_over_its_own_past_though_the_clock_stood_still_or_went_back(directory, passed):
+    user = directory.recognise(ZOE, NOON)
+    past = stored(user)
+    directory.recognise(dataclasses.replace(ZOE, groups=()), NOON + passed)
+    directory.follow([past])
+    assert user.groups == ()
+    assert user.last_seen_at == pytest.approx(NOON, abs=0.001)
+
+
+def test_the_store_is_told_again_if_it_has_something_older_that_nothing_on_its_way_replaces(directory, writer):
+    user = directory.recognise(ZOE, NOON)
+    row = stored(user, groups=("physics",), last_seen_at=NOON + 3)
+    directory.recognise(ZOE, NOON + 5)
+    directory.follow([row])
+    assert user.groups == ("staff",)
+    assert [(row.groups, row.last_seen_at) for row in writer.rows[1:]] == [(("staff",), NOON + 5)]
+    directory.follow([row])
+    assert len(writer.rows) == 2
+
+
+def test_the_store_is_told_what_it_never_heard_and_does_not_make_it_forgotten(directory, writer):
+    user = directory.recognise(ZOE, NOON)
+    directory.follow([stored(user, email=None, role="admin", last_seen_at=NOON + 3)])
+    assert (user.email, user.role, user.last_seen_at) == ("zoe@example.com", "admin", NOON + 3)
+    assert [(row.email, row.role) for row in writer.rows[1:]] == [("zoe@example.com", "admin")]
+
+
+def test_all_nodes_say_the_same_about_since_when_somebody_is_registered(directory):
+    user = directory.recognise(ZOE, NOON)
+    directory.follow([stored(user, created_at=NOON + 1)])
+    assert user.created_at == NOON + 1
+
+
+def test_the_rules_of_the_store_replace_all_others(directory):
+    before = directory.rulebook
+    directory.put_group_policy(GroupPolicy("staff", "calm"))
+    directory.replace_rules([STRICT], [GroupPolicy("arts", "strict")])
+    assert dict(directory.rulebook.policies).keys() == {"default", "strict"}
+    assert directory.rulebook.group_policies == (GroupPolicy("arts", "strict"),)
+    assert "calm" in before.policies
+
+
+def test_rules_that_are_known_are_not_compiled_again(directory):
+    before = directory.rulebook
+    directory.replace_rules([dataclasses.replace(STRICT), dataclasses.replace(CALM)], [])
+    assert directory.rulebook is before
+
+
+def test_a_policy_that_another_node_deleted_does_not_hide_the_next_rule(directory):
+    user = directory.recognise(ZOE, NOON)
+    directory.follow([stored(user, policy_id="gone")])
+    directory.replace_rules([CALM], [GroupPolicy("staff", "gone", 9)])
+    assert directory.resolve(user).policy.id == "default"
+    directory.recognise(dataclasses.replace(ZOE, groups=("arts", "staff")), NOON + 1)
+    directory.put_group_policy(GroupPolicy("arts", "calm"))
+    assert directory.resolve(user).policy is CALM

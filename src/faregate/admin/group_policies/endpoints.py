@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from faregate.admin.body import JsonObject, documented
 from faregate.admin.errors import invalid, not_found
 from faregate.admin.group_policies.schemas import GroupPolicyBody
-from faregate.admin.services import Fresh, Services
+from faregate.admin.services import Fresh
 
 router = APIRouter(tags=["group policies"])
 
@@ -19,22 +19,24 @@ async def list_group_policies(services: Fresh) -> list[GroupPolicyBody]:
 
 
 @router.post("/group-policies", openapi_extra=documented(GroupPolicyBody))
-async def put_group_policy(body: JsonObject, services: Services) -> GroupPolicyBody:
+async def put_group_policy(body: JsonObject, services: Fresh) -> GroupPolicyBody:
     """Assign a policy to a group, instead of the one it may have."""
     rule = GroupPolicyBody.model_validate(body).rule()
-    async with services.changes:
+    async with services.directory.changing:
         if rule.policy_id not in services.directory.rulebook.policies:
             raise invalid("policy_id", f"There is no policy {rule.policy_id!r}: create it first.")
         await services.store.save_group_policy(rule)
         services.directory.put_group_policy(rule)
+    await services.changed()
     return GroupPolicyBody.of(rule)
 
 
 @router.delete("/group-policies/{group_name:path}", status_code=HTTPStatus.NO_CONTENT)
-async def delete_group_policy(group_name: str, services: Services) -> None:
+async def delete_group_policy(group_name: str, services: Fresh) -> None:
     """Take its policy from a group."""
-    async with services.changes:
+    async with services.directory.changing:
         if all(rule.group != group_name for rule in services.directory.rulebook.group_policies):
             raise not_found("policy for the group", group_name)
         await services.store.delete_group_policy(group_name)
         services.directory.drop_group_policy(group_name)
+    await services.changed()

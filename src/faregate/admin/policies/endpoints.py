@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from faregate.admin.body import JsonObject, documented
 from faregate.admin.errors import conflict, invalid, not_found
 from faregate.admin.policies.schemas import PolicyOut
-from faregate.admin.services import Fresh, Services
+from faregate.admin.services import Fresh
 from faregate.policy.document import InvalidPolicy, PolicyDocument, document_of, parse_policy
 from faregate.policy.model import DEFAULT_POLICY_ID, Policy
 from faregate.store.errors import PolicyInUse
@@ -23,27 +23,28 @@ async def list_policies(services: Fresh) -> list[PolicyOut]:
 
 
 @router.post("/policies", openapi_extra=documented(PolicyDocument))
-async def put_policy(body: JsonObject, services: Services) -> PolicyOut:
+async def put_policy(body: JsonObject, services: Fresh) -> PolicyOut:
     """Create a policy, or replace the one with its id. What was already used stays used."""
     try:
         policy = parse_policy(body)
     except InvalidPolicy as error:
         raise invalid(error.field, f"{error.field} {error.message}.") from None
-    async with services.changes:
+    async with services.directory.changing:
         await services.store.save_policy(policy)
         services.directory.put_policy(policy)
+    await services.changed()
     return _out(policy)
 
 
 @router.delete("/policies/{policy_id}", status_code=HTTPStatus.NO_CONTENT)
-async def delete_policy(policy_id: str, services: Services) -> None:
+async def delete_policy(policy_id: str, services: Fresh) -> None:
     """Delete a policy that nobody is assigned to."""
     if policy_id == DEFAULT_POLICY_ID:
         raise conflict(
             "policy_is_default",
             "The default policy cannot be deleted: it applies to everybody who has no other. Replace it instead.",
         )
-    async with services.changes:
+    async with services.directory.changing:
         if policy_id not in services.directory.rulebook.policies:
             raise not_found("policy", policy_id)
         try:
@@ -51,6 +52,7 @@ async def delete_policy(policy_id: str, services: Services) -> None:
         except PolicyInUse as use:
             raise conflict("policy_in_use", _in_use(use)) from None
         services.directory.drop_policy(policy_id)
+    await services.changed()
 
 
 def _out(policy: Policy) -> PolicyOut:

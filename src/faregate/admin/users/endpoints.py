@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from faregate.admin.body import JsonObject, documented
 from faregate.admin.errors import invalid, not_found
-from faregate.admin.services import AdminServices, Fresh, Services
+from faregate.admin.services import AdminServices, Fresh
 from faregate.admin.users.schemas import UserOut, UserPatch
 from faregate.directory import Assignment, User
 
@@ -18,7 +18,7 @@ async def list_users(services: Fresh) -> list[UserOut]:
 
 
 @router.patch("/users/{user_id}", openapi_extra=documented(UserPatch))
-async def change_user(user_id: str, body: JsonObject, services: Services) -> UserOut:
+async def change_user(user_id: str, body: JsonObject, services: Fresh) -> UserOut:
     """Deactivate or reactivate a person, assign a policy, or take it away with null."""
     patch = UserPatch.model_validate(body)
     changes = Assignment()
@@ -26,12 +26,13 @@ async def change_user(user_id: str, body: JsonObject, services: Services) -> Use
         changes["is_active"] = patch.is_active
     if "policy_id" in patch.model_fields_set:
         changes["policy_id"] = patch.policy_id
-    async with services.changes:
+    async with services.directory.changing:
         user = known_user(services, user_id)
         if patch.policy_id is not None and patch.policy_id not in services.directory.rulebook.policies:
             raise invalid("policy_id", f"There is no policy {patch.policy_id!r}: create it first.")
         await services.store.assign(user, **changes)
         services.directory.assign(user_id, **changes)
+    await services.changed()
     return UserOut.of(user, services.directory)
 
 
