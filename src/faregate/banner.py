@@ -32,18 +32,22 @@ def banner(
     lines = [
         f"Faregate {__version__}",
         f"  database   {_without_password(database)}",
-        "  ledger     in this process (one process, no Redis)",
+        f"  ledger     {_ledger(settings)}",
         f"  upstream   {'BUILT-IN SIMULATOR, ' if simulated else ''}{upstream} ({prices})",
         f"  identity   {_identity(settings.identity)}",
         f"  API        {base}/v1   admin {base}/admin   health {base}/readyz",
     ]
+    if settings.workers > 1:
+        lines.append(f"  workers    {settings.workers} processes on this port, each a node of its own")
     if models_failure is not None:
         lines.append(f"  ! The model list could not be fetched: {models_failure}. It is tried again in the background.")
     if simulated:
+        # Only the process that has it shows its bills: with more than one that is none of those on the port.
+        bills = base if settings.workers == 1 else upstream.removesuffix("/api/v1")
         lines += [
             "",
             "  *** OPENROUTER_API_KEY is not set: every answer comes from the SIMULATOR and costs nothing ***",
-            f"  *** its bills: {base}/_simulator/bills ***",
+            f"  *** its bills: {bills}/_simulator/bills ***",
         ]
     if unlimited:
         lines += ["", "  ! The default policy has no limits: everybody may spend without bound. See docs/policies.md."]
@@ -115,6 +119,12 @@ def _shell_key(keys: Keys, name: str) -> str:
     return "$ADMIN_API_KEY" if name == ADMIN else "$CONNECTION_KEY"
 
 
+def _ledger(settings: Settings) -> str:
+    if settings.redis_url is None:
+        return "in this process (one process, no Redis)"
+    return f"{_without_password(settings.redis_url.get_secret_value())} (shared by all nodes that have it)"
+
+
 def _identity(mode: IdentityMode) -> str:
     return {
         IdentityMode.HEADERS: "headers (believed from whoever has a connection key)",
@@ -131,8 +141,10 @@ def _reachable(host: str) -> str:
 
 
 def _without_password(url: str) -> str:
+    """Without its options too, which may hold one. There may be several hosts."""
     parts = urlsplit(url)
-    if parts.password is None:
+    if parts.scheme == "sqlite":
         return url
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.username or ''}:***@{parts.hostname}{port}{parts.path}"
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    name, colon, _ = credentials.partition(":")
+    return f"{parts.scheme}://{name}{':***' if colon else ''}{at}{hosts}{parts.path}"

@@ -12,14 +12,13 @@ import uvloop
 
 from faregate import __version__
 from faregate.checking import check as check_all
-from faregate.ledger.journal import JournalError
 from faregate.server import Server, listen
-from faregate.serving import SIMULATOR_PORT
-from faregate.serving import serve as serve_node
+from faregate.serving import SIMULATOR_PORT, START_ERRORS, write_logs
+from faregate.serving import serve as serve_nodes
 from faregate.settings import Settings, SettingsError, load_settings
 from faregate.simulator.app import Options, create_app
 from faregate.simulator.guide import GUIDE
-from faregate.store.errors import StoreError, StoreUnavailable
+from faregate.workers import WorkerFailed
 
 app = typer.Typer(
     add_completion=False,
@@ -50,8 +49,8 @@ def serve() -> None:
     """Run the gateway. Settings come from the environment and from .env; see docs/settings.md."""
     settings = _settings()
     try:
-        _run(serve_node(settings))
-    except (SettingsError, StoreError, StoreUnavailable, JournalError) as error:
+        _run(serve_nodes(settings))
+    except (*START_ERRORS, WorkerFailed) as error:
         _stop(error)
 
 
@@ -112,11 +111,7 @@ def _settings() -> Settings:
         settings = load_settings()
     except SettingsError as error:
         _stop(error)
-    logging.basicConfig(
-        level=settings.log_level.value.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    write_logs(settings)
     return settings
 
 

@@ -1,7 +1,10 @@
 """The keys of this deployment: configured, or made once at the first start and kept for the owner alone."""
 
+import contextlib
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +33,7 @@ class Keys:
 def load_keys(settings: Settings) -> Keys:
     """The configured keys; those that are not configured from `DATA_DIR`, made there if this is the first start.
 
+    Of several processes that start at once, one makes them, and all have the same.
     Raises `SettingsError` when the file cannot be read or written, or others than its owner could read it.
     """
     file = settings.data_dir / FILE
@@ -40,10 +44,15 @@ def load_keys(settings: Settings) -> Keys:
     if not connections:
         wanted.add(CONNECTION)
     kept = _read(file) if wanted else {}
-    new = frozenset(wanted - kept.keys())
-    if new:
-        kept |= {name: _make(name) for name in sorted(new)}
-        _write(file, kept)
+    new: frozenset[str] = frozenset()
+    if wanted - kept.keys():
+        with _alone(file):
+            # Another process may have made them while this one waited.
+            kept = _read(file)
+            new = frozenset(wanted - kept.keys())
+            if new:
+                kept |= {name: _make(name) for name in sorted(new)}
+                _write(file, kept)
     return Keys(
         admin=settings.admin_api_key or SecretStr(kept[ADMIN]),
         connections=connections or (Connection(CONNECTION_NAME, SecretStr(kept[CONNECTION])),),
@@ -69,6 +78,32 @@ def _read(file: Path) -> dict[str, str]:
         raise SettingsError(f"DATA_DIR should be a directory of yours: {file} cannot be read ({error}).") from None
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     return {name.strip(): value.strip() for name, value in pairs if value.strip()}
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Where no other process is at the same time. The lock is the file itself: it goes with the process."""
+    try:
+        while True:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Who had the lock before has put a new file in the place of the one that was waited for.
+            if _is_at(descriptor, file):
+                break
+            os.close(descriptor)
+    except OSError as error:
+        raise SettingsError(f"DATA_DIR should be a directory that can be written: {error}.") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _write(file: Path, keys: dict[str, str]) -> None:

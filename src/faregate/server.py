@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,22 +33,66 @@ logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError when the address is taken or is not one of this machine."""
+def listen(host: str, port: int, shared: bool = False) -> socket.socket:
+    """A listening socket; other processes of this user may listen on the address of a `shared` one, and share its load.
+
+    Raises OSError when the address is taken or is not one of this machine.
+    """
+    sock = _bind(host, port, shared)
+    try:
+        sock.listen(2048)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """A socket that keeps an address for `shared` listeners, and takes no connection itself.
+
+    Raises OSError when the address is taken or is not one of this machine.
+    """
+    if port:
+        # Beside the shared listeners of somebody else there would be room for ours: only this finds them.
+        _bind(host, port, shared=False).close()
+    return _bind(host, port, shared=True)
+
+
+def _bind(host: str, port: int, shared: bool) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             # `::` is every address, also those of the older kind.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)
-        sock.listen(2048)
         sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def on_signals(stop: Callable[[], None], hurry: Callable[[], None]) -> None:
+    """Call `stop` at the first SIGTERM or SIGINT, `hurry` at each that follows, on the running loop."""
+    told = False
+
+    def tell(name: str) -> None:
+        nonlocal told
+        if told:
+            _log.warning("%s again: what still runs is cut; nothing that was settled is lost.", name)
+            hurry()
+        else:
+            told = True
+            _log.info("%s: no new requests; those that run may finish.", name)
+            stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, tell, number.name)
 
 
 class Server:

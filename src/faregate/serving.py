@@ -1,72 +1,192 @@
-"""`faregate serve`: one node, its server, and, without an OpenRouter key, the simulator beside it."""
+"""`faregate serve`: one node, or a supervisor of several, and, without an OpenRouter key, the simulator beside them."""
 
 import asyncio
 import logging
 import secrets
 import signal
 import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
+
+import uvloop
 
 from faregate.app import Faregate, database_url, prepare_data_dir, upstream_settings
 from faregate.banner import banner
-from faregate.keys import load_keys
-from faregate.server import Server, listen
+from faregate.gateway.upstream import UpstreamSettings
+from faregate.keys import Keys, load_keys
+from faregate.ledger.port import LedgerAway
+from faregate.server import Server, listen, on_signals, reserve
 from faregate.settings import Settings, SettingsError
 from faregate.simulator.app import Options, create_app
+from faregate.store.errors import StoreError, StoreUnavailable
+from faregate.workers import Link, run_workers
 
 SIMULATOR_PORT = 9999
-_log = logging.getLogger(__name__)
+START_ERRORS = (SettingsError, StoreError, StoreUnavailable, LedgerAway)
+"""What a start may raise. The message of each is a sentence for people."""
+
+Asgi = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What answers: OpenRouter, or the simulator of this process."""
+
+    settings: UpstreamSettings = field(repr=False)
+    simulator: Asgi | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every worker has in common."""
+
+    settings: Settings
+    keys: Keys
+    port: int
+    upstream: UpstreamSettings = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What a node that serves tells about itself."""
+
+    models: int
+    models_failure: str | None
+    unlimited: bool
 
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then let requests finish, settle, write, return.
 
-    Raises `SettingsError`, or one of the start's errors of `Faregate.start`.
+    Raises one of `START_ERRORS`, or, where several processes serve, `WorkerFailed`.
     """
     try:
         prepare_data_dir(settings.data_dir)
         keys = load_keys(settings)
     except OSError as error:
         raise SettingsError(f"DATA_DIR should be a directory that can be written: {error}.") from None
-    sock = _listen(settings)
-    simulator: Server | None = None
-    mounts: dict[str, Any] = {}
-    if settings.openrouter_api_key is None:
-        app = create_app(Options())
-        mounts["_simulator"] = _only_bills(app)
-        simulator = Server(app, _listen_for_simulator(), settings.shutdown_grace)
-        await simulator.start()
-        url, key = f"http://127.0.0.1:{simulator.port}/api/v1", f"sk-or-v1-{secrets.token_hex(16)}"
+    if settings.workers == 1:
+        await _serve_alone(settings, keys)
     else:
-        url, key = settings.openrouter_base_url, settings.openrouter_api_key.get_secret_value()
-    node = Faregate(settings, keys, upstream_settings(settings, url, key), mounts)
+        await _serve_together(settings, keys)
+
+
+def write_logs(settings: Settings) -> None:
+    """Write logs to stderr; where several processes do, each line says which one wrote it."""
+    process = " [%(process)d]" if settings.workers > 1 else ""
+    logging.basicConfig(
+        level=settings.log_level.value.upper(),
+        stream=sys.stderr,
+        format=f"%(asctime)s{process} %(levelname)s %(name)s: %(message)s",
+    )
+
+
+async def _serve_alone(settings: Settings, keys: Keys) -> None:
+    # Before anything is begun: if the address is taken, nothing else needs to be tried.
+    with _address_of(settings):
+        sock = listen(settings.host, settings.port)
+    async with _target(settings) as target:
+        mounts = {} if target.simulator is None else {"_simulator": _only_bills(target.simulator)}
+        await _serve_node(
+            Faregate(settings, keys, target.settings, mounts),
+            lambda: sock,
+            settings.shutdown_grace,
+            obey=on_signals,
+            serving=lambda start: _tell(settings, keys, sock, target, start),
+        )
+
+
+async def _serve_together(settings: Settings, keys: Keys) -> None:
+    with _address_of(settings):
+        sock = reserve(settings.host, settings.port)
+    async with _target(settings) as target:
+        port: int = sock.getsockname()[1]
+        await run_workers(
+            _work,
+            _Job(settings, keys, port, target.settings),
+            settings.workers,
+            serving=lambda starts: _tell(settings, keys, sock, target, starts[0]),
+        )
+
+
+def _work(job: _Job, link: Link) -> None:
+    """What a worker does: it is one node, and takes its orders from the supervisor."""
+    write_logs(job.settings)
+    try:
+        uvloop.run(_serve_with_others(job, link))
+    except START_ERRORS as error:
+        link.failed(str(error))
+        sys.exit(2)
+
+
+async def _serve_with_others(job: _Job, link: Link) -> None:
+    settings = job.settings
+
+    def end() -> None:
+        # Like a process that is told before it serves: nothing was accepted, and there is nothing to wait for.
+        signal.raise_signal(signal.SIGTERM)
+
+    def open_socket() -> socket.socket:
+        with _address_of(settings):
+            return listen(settings.host, job.port, shared=True)
+
+    def obey(stop: Callable[[], None], hurry: Callable[[], None]) -> None:
+        link.obey(stop, hurry)
+        # Who signals all processes of a service gets here on two ways: what comes as a signal never means haste.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+
+    link.obey(end, end)
+    node = Faregate(settings, job.keys, job.upstream, {})
+    await _serve_node(node, open_socket, settings.shutdown_grace, obey=obey, serving=link.serving)
+
+
+async def _serve_node(
+    node: Faregate,
+    open_socket: Callable[[], socket.socket],
+    grace: float,
+    *,
+    obey: Callable[[Callable[[], None], Callable[[], None]], None],
+    serving: Callable[[_Start], None],
+) -> None:
+    """One node, from its start to its stop.
+
+    Its socket is asked for when it can answer; `obey` is given what to call for a stop and for haste with it.
+    """
     stopping = asyncio.Event()
-    server = Server(node, sock, settings.shutdown_grace)
     try:
         await node.start()
-        _on_signals(stopping, server)
+        server = Server(node, open_socket(), grace)
+        obey(stopping.set, server.hurry)
         await server.start()
-        text = banner(
-            settings,
-            keys,
-            port=server.port,
-            database=database_url(settings),
-            upstream=url,
-            simulated=simulator is not None,
-            models=node.model_count,
-            models_failure=node.models_failure,
-            unlimited=node.unlimited,
-        )
-        print(text, flush=True)  # noqa: T201 - the start's own output
+        serving(_Start(node.model_count, node.models_failure, node.unlimited))
         await stopping.wait()
         await server.stop()
     finally:
         await node.stop()
-        if simulator is not None:
-            await simulator.stop()
 
 
-def _only_bills(simulator: Any) -> Any:
+@asynccontextmanager
+async def _target(settings: Settings) -> AsyncIterator[_Target]:
+    """What answers; the simulator serves until the end of the context."""
+    if settings.openrouter_api_key is not None:
+        key = settings.openrouter_api_key.get_secret_value()
+        yield _Target(upstream_settings(settings, settings.openrouter_base_url, key))
+        return
+    app = create_app(Options())
+    simulator = Server(app, _listen_for_simulator(), settings.shutdown_grace)
+    await simulator.start()
+    try:
+        url = f"http://127.0.0.1:{simulator.port}/api/v1"
+        yield _Target(upstream_settings(settings, url, f"sk-or-v1-{secrets.token_hex(16)}"), app)
+    finally:
+        await simulator.stop()
+
+
+def _only_bills(simulator: Asgi) -> Asgi:
     """What of the simulator may be seen on the gateway's own port, which others can reach: nobody's prompts."""
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -77,23 +197,26 @@ def _only_bills(simulator: Any) -> Any:
     return app
 
 
-def _on_signals(stopping: asyncio.Event, server: Server) -> None:
-    def stop(name: str) -> None:
-        if stopping.is_set():
-            _log.warning("%s again: what still runs is cut; nothing that was settled is lost.", name)
-            server.hurry()
-        else:
-            _log.info("%s: no new requests; those that run may finish.", name)
-            stopping.set()
+def _tell(settings: Settings, keys: Keys, sock: socket.socket, target: _Target, start: _Start) -> None:
+    text = banner(
+        settings,
+        keys,
+        port=sock.getsockname()[1],
+        database=database_url(settings),
+        upstream=target.settings.base_url,
+        simulated=target.simulator is not None,
+        models=start.models,
+        models_failure=start.models_failure,
+        unlimited=start.unlimited,
+    )
+    print(text, flush=True)  # noqa: T201 - the start's own output
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number.name)
 
-
-def _listen(settings: Settings) -> socket.socket:
+@contextmanager
+def _address_of(settings: Settings) -> Iterator[None]:
+    """Where that HOST and PORT cannot be had is said."""
     try:
-        return listen(settings.host, settings.port)
+        yield
     except OSError as error:
         raise SettingsError(
             f"PORT (with HOST) should be an address that is free here: {settings.host}:{settings.port} is not "

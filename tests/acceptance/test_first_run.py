@@ -93,7 +93,7 @@ def test_what_the_start_says_to_paste_into_open_webui_can_be_read_by_it(tmp_path
         ({"PORT": "many"}, "PORT should be"),
         ({"IDENTITY": "jwt"}, "OPENWEBUI_JWT_SECRETS should hold"),
         ({"TIMEZONE": "Europe/Atlantis"}, "TIMEZONE should be an IANA time zone"),
-        ({"REDIS_URL": "redis://localhost"}, "REDIS_URL should be unset"),
+        ({"REDIS_URL": "http://localhost"}, "REDIS_URL should be"),
         ({"GATEWAY_API_KEYS": "a:one,b:one"}, "GATEWAY_API_KEYS should hold each name and key once"),
         ({"DATABASE_URL": "mysql://localhost/x"}, "DATABASE_URL should be"),
     ],

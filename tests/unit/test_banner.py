@@ -28,6 +28,8 @@ def shown(
     made: frozenset[str] = BOTH,
     new: frozenset[str] = BOTH,
     file: Path = Path("data/keys.env"),
+    upstream: str = "https://openrouter.ai/api/v1",
+    simulated: bool = False,
     **more: object,
 ) -> str:
     """The output of a start in a mode."""
@@ -39,8 +41,8 @@ def shown(
         keys,
         port=8080,
         database="postgresql://me:hidden@db:5432/x",
-        upstream="https://openrouter.ai/api/v1",
-        simulated=False,
+        upstream=upstream,
+        simulated=simulated,
         models=300,
         models_failure=None,
         unlimited=True,
@@ -102,3 +104,31 @@ def test_an_unlimited_default_is_said_so() -> None:
 
 def test_a_host_of_its_own_is_the_one_to_paste() -> None:
     assert pasted(shown("headers", host="10.0.0.5"))["OPENAI_API_BASE_URLS"] == "http://10.0.0.5:8080/v1"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://:hidden@cache:6379/0", "redis://:***@cache:6379/0"),
+        ("rediss://me:hidden@cache/1?ssl_keyfile=hidden", "rediss://me:***@cache/1"),
+        ("redis+sentinel://:hidden@one:1,two:2,[::1]:3/main/0", "redis+sentinel://:***@one:1,two:2,[::1]:3/main/0"),
+        ("unix:///run/redis.sock?password=hidden", "unix:///run/redis.sock"),
+    ],
+)
+def test_a_shared_ledger_is_named_without_its_password(url: str, expected: str) -> None:
+    output = shown("headers", redis_url=url)
+    assert f"ledger     {expected} (shared" in output
+    assert "hidden" not in output
+
+
+@pytest.mark.parametrize(("workers", "bills"), [(1, "http://127.0.0.1:8080"), (4, "http://127.0.0.1:9999")])
+def test_the_simulators_bills_are_where_they_can_be_seen(workers: int, bills: str) -> None:
+    output = shown(
+        "headers",
+        workers=workers,
+        redis_url="redis://cache",
+        upstream="http://127.0.0.1:9999/api/v1",
+        simulated=True,
+    )
+    assert f"its bills: {bills}/_simulator/bills" in output
+    assert ("4 processes" in output) == (workers == 4)
