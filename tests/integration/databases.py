@@ -1,5 +1,6 @@
 """A database of a test: an SQLite file, or one in a real PostgreSQL."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -18,6 +19,21 @@ class Database:
 
 
 NewDatabase = Callable[[], Database]
+
+DEADLINE = 120.0
+"""Seconds that a test waits for what must come, on a machine however busy."""
+
+
+async def until_waiting(database: Database, sessions: int) -> None:
+    """Return once so many sessions of a PostgreSQL database wait for a lock."""
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        " AND state = 'active'"
+    )
+    async with asyncio.timeout(DEADLINE):
+        # The server is another process, which does not tell that somebody waits.
+        while database.sql(waiting) != [(str(sessions),)]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 def sqlite_database(path: Path) -> Database:

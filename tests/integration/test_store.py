@@ -107,9 +107,9 @@ async def test_what_was_written_is_there_after_a_restart(store, url):
 
 async def test_a_database_of_a_newer_faregate_is_left_alone(store, database):
     await store.close()
-    database.sql("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
+    database.sql("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
     database.sql("ALTER TABLE group_policies RENAME TO of_the_newer")
-    with pytest.raises(StoreError, match="schema version 2, but this Faregate knows versions up to 1") as refusal:
+    with pytest.raises(StoreError, match="schema version 3, but this Faregate knows versions up to 2") as refusal:
         await Store.open(database.url)
     assert not isinstance(refusal.value, StoreUnavailable)
     with pytest.raises((AssertionError, sqlite3.OperationalError), match="group_policies"):
@@ -390,8 +390,8 @@ async def test_recent_charges_come_one_by_one_with_their_moment(store):
     )
     models = ("openai/gpt-4o",)
     assert await store.recent(NOON) == [
-        ("zoe", ("staff",), models, 1, 0, 0, NOON),
-        ("zoe", ("staff",), models, 1, 7, 9, NOON + 0.25),
+        ("zoe", ("staff",), models, 1, 0, 0, NOON, "r-1"),
+        ("zoe", ("staff",), models, 1, 7, 9, NOON + 0.25, "r-2"),
     ]
 
 

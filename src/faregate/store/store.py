@@ -11,11 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from faregate.directory import Assignment, User
 from faregate.policy.model import GroupPolicy, Policy
 from faregate.records import UsageRecord
-from faregate.store import policies, schema, usage, users
+from faregate.store import changes, eras, policies, rows, schema, usage, users
+from faregate.store.changes import Change
 from faregate.store.engine import WRITES, open_engine, reported
 from faregate.store.usage import ChargedRow, SpendRow, UsageQuery, UsageRow
 
-__all__ = ["ChargedRow", "Snapshot", "SpendRow", "Store", "UsageQuery", "UsageRow"]
+__all__ = ["Change", "ChargedRow", "Snapshot", "SpendRow", "Store", "UsageQuery", "UsageRow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +31,20 @@ class Snapshot:
 class Store:
     """Users, rules and usage, kept. Every method raises `StoreUnavailable` while the database is away."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, node: str = "") -> None:
+        self._node = node
         self._reader = engine
         self._writer = engine.execution_options(**{WRITES: True})
 
     @classmethod
-    async def open(cls, url: str) -> Self:
+    async def open(cls, url: str, node: str = "") -> Self:
         """Connect to `sqlite:///file` or `postgresql://...` and create what is missing.
+
+        `node` is the id of the node that writes through this store: what it leaves pending is its own.
 
         Raises `StoreError` if the URL cannot work, or a newer Faregate has been there.
         """
-        store = cls(open_engine(url))
+        store = cls(open_engine(url), node)
         try:
             async with store._write() as connection:
                 await schema.prepare(connection)
@@ -72,60 +76,126 @@ class Store:
                 group_policies=tuple(await policies.load_groups(connection)),
             )
 
-    async def write(self, people: Sequence[User], records: Sequence[UsageRecord]) -> None:
-        """Keep people and records, all or nothing; harmless to repeat.
+    async def people(self, ids: Sequence[str]) -> list[User]:
+        """Those with these ids; an id that nobody has is left out."""
+        async with self._read() as connection:
+            return await users.find(connection, ids)
+
+    async def rules(self) -> tuple[tuple[Policy, ...], tuple[GroupPolicy, ...]]:
+        """Every policy, and the policy of every group that has one."""
+        async with self._read() as connection:
+            return tuple(await policies.load(connection)), tuple(await policies.load_groups(connection))
+
+    async def changes(self, after: int, limit: int = 1000) -> list[Change]:
+        """At most `limit` changes of rules and people after the number `after`, in their order; none is missed."""
+        async with self._read() as connection:
+            return await changes.after(connection, after, limit)
+
+    async def newest_change(self) -> int:
+        """The number of the last change, 0 if there is none. Asked before `load`, it says where to go on from."""
+        async with self._read() as connection:
+            return await changes.newest(connection)
+
+    async def oldest_change(self) -> int:
+        """The number of the first change that is kept, 0 if there is none.
+
+        Who had seen `after` and finds, after asking for `changes`, that the oldest is above `after + 1`, may have
+        missed some: they must load everything.
+        """
+        async with self._read() as connection:
+            return await changes.oldest(connection)
+
+    async def era(self) -> int:
+        """The era of this moment."""
+        async with self._read() as connection:
+            return await eras.current(connection)
+
+    async def next_era(self) -> int:
+        """Begin a new era; its number. No charge of an earlier one is written from now on."""
+        async with self._write() as connection:
+            return await eras.begin(connection)
+
+    async def write(self, people: Sequence[User], records: Sequence[UsageRecord]) -> list[UsageRecord]:
+        """Keep people and records, all or nothing; harmless to repeat. Returns the late records, alone not written.
 
         What an administrator decided about a person who is known is not touched. A record replaces the one of its
-        request id only while that is `pending`.
+        request id only while that is `pending`. Late is what was charged in an era that is over, unless it was written
+        before that ended.
         """
         async with self._write() as connection:
-            await users.write(connection, people)
-            await usage.write(connection, records)
+            era = await eras.hold(connection) if any(map(eras.is_fenced, records)) else eras.FIRST
+            changed = await users.write(connection, people)
+            late = await rows.write(connection, records, node=self._node, era=era)
+            await changes.append(connection, "user", changed)
+            return late
 
-    async def assign(self, user: User, **changes: Unpack[Assignment]) -> None:
+    async def assign(self, user: User, **decision: Unpack[Assignment]) -> None:
         """Keep what an administrator decided about `user`."""
         async with self._write() as connection:
-            await users.assign(connection, user, changes)
+            await changes.append(connection, "user", await users.assign(connection, user, decision))
 
     async def save_policy(self, policy: Policy) -> None:
         """Add `policy`, or replace the one with its id."""
         async with self._write() as connection:
             await policies.save(connection, policy)
+            await changes.append(connection, "policy", [policy.id])
 
     async def delete_policy(self, policy_id: str) -> None:
         """Delete a policy. Raises `PolicyInUse` while a person or a group is assigned to it."""
         async with self._write() as connection:
             await policies.delete(connection, policy_id)
+            await changes.append(connection, "policy", [policy_id])
 
     async def save_group_policy(self, rule: GroupPolicy) -> None:
         """Assign a policy to a group, instead of the one it may have."""
         async with self._write() as connection:
             await policies.save_group(connection, rule)
+            await changes.append(connection, "group", [rule.group])
 
     async def delete_group_policy(self, group: str) -> None:
         """Take its policy from a group."""
         async with self._write() as connection:
             await policies.delete_group(connection, group)
+            await changes.append(connection, "group", [group])
 
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
         """A page of records, newest first. Raises `UnknownRecord` if `query.before` is not there."""
         async with self._read() as connection:
             return await usage.page(connection, query)
 
-    async def spend(self, since: float, until: float | None = None) -> list[SpendRow]:
-        """What was charged to requests admitted since `since`, up to but without `until` (epoch seconds), summed."""
-        async with self._read() as connection:
-            return await usage.spend(connection, since, until)
+    async def spend(self, since: float, until: float | None = None, before_era: int | None = None) -> list[SpendRow]:
+        """What was charged to requests admitted since `since`, up to but without `until` (epoch seconds), summed.
 
-    async def recent(self, since: float) -> list[ChargedRow]:
-        """Every charge to requests admitted since `since` (seconds since the epoch), oldest first."""
+        With `before_era` only what was charged in eras before that one; records of no era are of the first, 0.
+        """
         async with self._read() as connection:
-            return await usage.recent(connection, since)
+            return await usage.spend(connection, since, until, before_era)
+
+    async def recent(self, since: float, before_era: int | None = None) -> list[ChargedRow]:
+        """Every charge to requests admitted since `since` (seconds since the epoch), oldest first.
+
+        With `before_era` only what was charged in eras before that one; records of no era are of the first, 0.
+        """
+        async with self._read() as connection:
+            return await usage.recent(connection, since, before_era)
 
     async def pending(self) -> list[UsageRecord]:
-        """The records whose cost is not known yet, oldest first."""
+        """The records of all nodes whose cost is not known, or not charged yet, oldest first."""
         async with self._read() as connection:
-            return await usage.pending(connection)
+            return await rows.pending(connection)
+
+    async def claim_pending(self, alive: Sequence[str], limit: int) -> list[UsageRecord]:
+        """At most `limit` pending records that neither this node nor one of `alive` owns, oldest first.
+
+        They are this node's from now on: of several that ask at once, one gets each.
+        """
+        async with self._write() as connection:
+            return await rows.claim(connection, self._node, alive, limit)
+
+    async def settled(self, request_ids: Sequence[str]) -> set[str]:
+        """Those of `request_ids` that have a final record."""
+        async with self._read() as connection:
+            return await rows.settled(connection, request_ids)
 
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[AsyncConnection]:

@@ -1,10 +1,10 @@
 """The schema."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text
 
 from faregate.store.types import Instant, Money, Names, Words
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData(
     naming_convention={
@@ -90,8 +90,23 @@ usage_records = Table(
     Column("reason", Words),
     # What settling later needs; emptied when the record is final.
     Column("facts", Text),
+    # In which era of a shared ledger it was charged: see `eras`.
+    Column("era", BigInteger, nullable=False, server_default=text("0")),
+    # Whose it is to settle a pending request.
+    Column("node", Words),
     # Newest first, for everybody and for one person.
     Index(None, "ts", "request_id"),
     Index(None, "user_id", "ts", "request_id"),
     Index(None, "status", "ts"),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    # SQLite counts on by itself in INTEGER alone.
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),
+    Column("key", Words, nullable=False),
+    # A number is not given again after the row that had it was deleted.
+    sqlite_autoincrement=True,
 )

@@ -27,6 +27,11 @@ def microseconds_of(seconds: float) -> int:
     return min(round(seconds * 1_000_000), (math.floor(seconds) + 1) * 1_000_000 - 1)
 
 
+def keepable(text: str) -> str:
+    """`text` as a database keeps it: what it cannot keep (NUL, half a surrogate pair) becomes U+FFFD."""
+    return _UNKEEPABLE.sub("\ufffd", text)
+
+
 class Instant(TypeDecorator[float]):
     """Seconds since the epoch, exact to the microsecond: TIMESTAMPTZ on PostgreSQL, whole microseconds on SQLite."""
 
@@ -77,7 +82,7 @@ class Money(TypeDecorator[Decimal]):
 
 
 class Words(TypeDecorator[str]):
-    """Text as it came from somewhere else: what a database cannot keep (NUL, half a surrogate pair) becomes U+FFFD.
+    """Text as it came from somewhere else, made `keepable`.
 
     One such character in a name must not make a whole batch of records unwritable.
     """
@@ -86,9 +91,7 @@ class Words(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None:
-            return None
-        return _UNKEEPABLE.sub("\ufffd", value)
+        return None if value is None else keepable(value)
 
 
 class Names(TypeDecorator[tuple[str, ...]]):

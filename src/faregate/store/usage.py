@@ -1,27 +1,18 @@
-"""The usage records in the database."""
+"""What the usage records in the database say: pages of them, and sums."""
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-import msgspec
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from faregate.records import Facts, Source, Status, UsageRecord
+from faregate.records import Source, Status
 from faregate.store.errors import UnknownRecord
 from faregate.store.tables import usage_records
-from faregate.store.upsert import upsert
 
 _row = usage_records.c
-_KEY = ("request_id",)
-_REST = tuple(column.name for column in usage_records.columns if column.name not in _KEY)
-_OF_FACTS = ("user_id", "email", "connection", "groups", "policy_id", "rules", "model", "task", "chat_id", "stream")
-_OF_RECORD = tuple(
-    field.name for field in fields(UsageRecord) if field.name not in {"facts", "status", "source", "outcome"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,30 +86,10 @@ class ChargedRow(NamedTuple):
     tokens: int
     nano: int
     admitted_at: float
+    request_id: str
 
 
-_CHARGED = _row.status.not_in([Status.PENDING.value, Status.REFUSED.value])
 _SHOWN = [usage_records.c[field.name] for field in fields(UsageRow)]
-
-
-async def write(connection: AsyncConnection, records: Sequence[UsageRecord]) -> None:
-    """Keep `records`, each once: a row that is `pending` is replaced, a final one never changes."""
-    kept: dict[str, UsageRecord] = {}
-    for record in records:
-        before = kept.get(record.facts.request_id)
-        if before is None or before.status is Status.PENDING:
-            kept[record.facts.request_id] = record
-    if not kept:
-        return
-    statement = upsert(
-        connection,
-        usage_records,
-        key=_KEY,
-        update=_REST,
-        where=_row.status == Status.PENDING.value,
-    )
-    # Sorted, so that two writers lock rows in the same order.
-    await connection.execute(statement, [_values(kept[request_id]) for request_id in sorted(kept)])
 
 
 async def page(connection: AsyncConnection, query: UsageQuery) -> list[UsageRow]:
@@ -130,11 +101,16 @@ async def page(connection: AsyncConnection, query: UsageQuery) -> list[UsageRow]
     return [_usage_row(row) for row in (await connection.execute(statement)).mappings()]
 
 
-async def spend(connection: AsyncConnection, since: float, until: float | None) -> list[SpendRow]:
-    """What was charged to requests admitted since `since`, up to but without `until` (epoch seconds), summed."""
+async def spend(
+    connection: AsyncConnection, since: float, until: float | None, before_era: int | None
+) -> list[SpendRow]:
+    """What was charged to requests admitted since `since`, up to but without `until` (epoch seconds), summed.
+
+    With `before_era` only what was charged in eras before that one.
+    """
     by = (_row.user_id, _row.groups, _row.models)
     totals = (func.sum(_row.requests), func.sum(_row.total_tokens), func.sum(_row.cost_nano))
-    statement: Select[Any] = select(*by, *totals).where(_CHARGED, _row.ts >= since).group_by(*by)
+    statement: Select[Any] = select(*by, *totals).where(*_charged(since, before_era)).group_by(*by)
     if until is not None:
         statement = statement.where(_row.ts < until)
     rows = await connection.execute(statement)
@@ -144,20 +120,26 @@ async def spend(connection: AsyncConnection, since: float, until: float | None) 
     ]
 
 
-async def recent(connection: AsyncConnection, since: float) -> list[ChargedRow]:
-    """Every charge to requests admitted since `since` (seconds since the epoch), oldest first."""
+async def recent(connection: AsyncConnection, since: float, before_era: int | None) -> list[ChargedRow]:
+    """Every charge to requests admitted since `since` (seconds since the epoch), oldest first.
+
+    With `before_era` only what was charged in eras before that one.
+    """
     who = (_row.user_id, _row.groups, _row.models)
     what = (_row.requests, _row.total_tokens, _row.cost_nano)
     statement: Select[Any] = (
-        select(*who, *what, _row.ts).where(_CHARGED, _row.ts >= since).order_by(_row.ts, _row.request_id)
+        select(*who, *what, _row.ts, _row.request_id)
+        .where(*_charged(since, before_era))
+        .order_by(_row.ts, _row.request_id)
     )
     return [ChargedRow(*row) for row in await connection.execute(statement)]
 
 
-async def pending(connection: AsyncConnection) -> list[UsageRecord]:
-    """The records whose cost is not known yet, with all that settling them needs, oldest first."""
-    statement = select(usage_records).where(_row.status == Status.PENDING.value).order_by(_row.ts, _row.request_id)
-    return [_record(row) for row in (await connection.execute(statement)).mappings()]
+def _charged(since: float, before_era: int | None) -> Iterable[ColumnElement[bool]]:
+    yield _row.status.not_in([Status.PENDING.value, Status.REFUSED.value])
+    yield _row.ts >= since
+    if before_era is not None:
+        yield _row.era < before_era
 
 
 def _conditions(query: UsageQuery) -> Iterable[ColumnElement[bool]]:
@@ -185,32 +167,6 @@ def _like(pattern: str) -> str:
     return literal.replace("*", "%")
 
 
-def _values(record: UsageRecord) -> dict[str, Any]:
-    facts = record.facts
-    values = {name: getattr(facts, name) for name in _OF_FACTS}
-    values |= {name: getattr(record, name) for name in _OF_RECORD}
-    is_pending = record.status is Status.PENDING
-    return values | {
-        "request_id": facts.request_id,
-        "ts": facts.admitted_at,
-        "models": record.counted_models(),
-        "status": record.status.value,
-        "outcome": None if record.outcome is None else record.outcome.value,
-        "source": None if record.source is None else record.source.value,
-        "facts": json.dumps(asdict(facts), separators=(",", ":")) if is_pending else None,
-    }
-
-
-def _record(row: Any) -> UsageRecord:
-    facts = msgspec.convert(json.loads(row["facts"]), Facts)
-    known = {name: row[name] for name in _OF_RECORD}
-    outcome = None if row["outcome"] is None else Status(row["outcome"])
-    return UsageRecord(facts=facts, status=Status(row["status"]), source=_source(row), outcome=outcome, **known)
-
-
 def _usage_row(row: Any) -> UsageRow:
-    return UsageRow(**{**row, "status": Status(row["status"]), "source": _source(row)})
-
-
-def _source(row: Any) -> Source | None:
-    return None if row["source"] is None else Source(row["source"])
+    source = None if row["source"] is None else Source(row["source"])
+    return UsageRow(**{**row, "status": Status(row["status"]), "source": source})

@@ -1,0 +1,43 @@
+"""The era: a number that only grows. What was charged in an era that is over is not written any more.
+
+So the sum of what was charged before an era stays the same for ever, and counters can start from it.
+"""
+
+from sqlalchemy import BigInteger, Text, cast, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from faregate.records import Status, UsageRecord
+from faregate.store.errors import StoreError
+from faregate.store.locks import Lock, share, take
+from faregate.store.tables import meta
+
+KEY = "era"
+FIRST = 0
+
+
+def is_fenced(record: UsageRecord) -> bool:
+    """Whether `record` may be written in its own era alone: a charge on a shared ledger."""
+    return record.era > 0 and record.status not in {Status.PENDING, Status.REFUSED}
+
+
+async def current(connection: AsyncConnection) -> int:
+    """The era of this moment."""
+    value = await connection.scalar(select(meta.c.value).where(meta.c.key == KEY))
+    if value is None:
+        raise StoreError("the database has lost the number of its era: restore the table meta from a backup")
+    return int(value)
+
+
+async def hold(connection: AsyncConnection) -> int:
+    """The era, which does not end before this transaction does. To be called before any row is locked."""
+    await share(connection, Lock.ERA)
+    # In a statement of its own: one that waits for a lock still sees what was there before it waited.
+    return await current(connection)
+
+
+async def begin(connection: AsyncConnection) -> int:
+    """Begin the next era, once all transactions that hold this one have ended; its number."""
+    await take(connection, Lock.ERA)
+    following = cast(cast(meta.c.value, BigInteger) + 1, Text)
+    await connection.execute(update(meta).where(meta.c.key == KEY).values(value=following))
+    return await current(connection)
