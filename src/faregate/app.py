@@ -6,18 +6,15 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from faregate.accounting.accountant import Accountant
+from faregate import __version__
 from faregate.accounting.generation import AskFailed, Generation, parse_generation
-from faregate.accounting.lease import Leases
-from faregate.accounting.outbox import Outbox
-from faregate.accounting.reconciler import Reconciler
-from faregate.accounting.recovery import recover_spend
 from faregate.admin.app import create_admin
 from faregate.admin.services import AdminServices
-from faregate.directory import Directory
+from faregate.books import embedded, shared
 from faregate.gateway.admission import Admitter
 from faregate.gateway.http1 import UpstreamFailure
 from faregate.gateway.identity import Gatekeeper
@@ -28,15 +25,13 @@ from faregate.gateway.settlement import Settler
 from faregate.gateway.upstream import Upstream, UpstreamSettings
 from faregate.health import Check, Health
 from faregate.keys import Keys
-from faregate.ledger.journal import Journal
-from faregate.ledger.memory import MemoryLedger
 from faregate.policy.model import DEFAULT_POLICY_ID
 from faregate.policy.windows import Calendar
 from faregate.settings import LogMode, Settings
 from faregate.store.errors import StoreUnavailable
 from faregate.store.store import Store
+from faregate.telemetry.metrics import Metrics, Sources
 
-JOURNAL = "journal.jsonl"
 CATALOGUE = "catalogue.json"
 DATABASE = "faregate.db"
 MOST_GENERATION_BYTES = 1024 * 1024
@@ -85,63 +80,63 @@ class Faregate:
         settings = self._settings
         calendar = Calendar(settings.zone())
         parts = self._parts
-        self._store = store = await Store.open(database_url(settings))
+        self._store = store = await Store.open(database_url(settings), self._node)
         parts.push_async_callback(store.close)
-        self._journal = journal = Journal.open(settings.data_dir / JOURNAL)
-        parts.callback(journal.close)
-        self._outbox = outbox = Outbox(store, journal)
-        kept = journal.replay()
-        # The journal before the sums, the sums before the holds: each is added up from the one before.
-        spend = await recover_spend(store, outbox, kept, calendar, time.time())
-        ledger = MemoryLedger(spend, journal)
-        ledger.restore(kept.holds)
-        snapshot = await store.load()
-        self._directory = directory = Directory(
-            snapshot.users, snapshot.policies, snapshot.group_policies, changed=outbox.add_user
-        )
         self._upstream = upstream = Upstream(self._upstream_settings)
         parts.callback(upstream.close)
-        reconciler = Reconciler(self._ask, delays=settings.delays())
-        accountant = Accountant(ledger, spend, outbox, reconciler, calendar, lambda: directory.rulebook)
-        await accountant.recover(kept.holds, await store.pending())
-        outbox.start(ledger.live)
-        parts.push_async_callback(outbox.stop)
-        leases = Leases(ledger, accountant, self._node)
-        leases.start()
-        parts.push_async_callback(leases.stop)
-        reconciler.start(accountant.charge)
-        parts.push_async_callback(reconciler.stop)
+        if settings.redis_url is None:
+            books = await embedded(settings, store, calendar, self._node, self._ask, parts)
+        else:
+            url = settings.redis_url.get_secret_value()
+            books = await shared(settings, url, store, calendar, self._node, self._ask, parts)
+        self._books = books
         self._models = models = ModelList(upstream, settings.data_dir / CATALOGUE)
         await models.start()
         parts.push_async_callback(models.stop)
+        admitter = Admitter(
+            directory=books.directory,
+            catalogue=lambda: models.catalogue,
+            ledger=books.ledger,
+            accountant=books.accountant,
+            calendar=calendar,
+            clock=time.time,
+            node=self._node,
+            salt=await store.salt(),
+            contact=settings.support_contact,
+            on_outage=settings.ledger_on_outage,
+        )
         self._gateway = Gateway(
             Gatekeeper(settings, self._keys.connections),
-            Admitter(
-                directory=directory,
-                catalogue=lambda: models.catalogue,
-                ledger=ledger,
-                accountant=accountant,
-                calendar=calendar,
-                clock=time.time,
-                node=self._node,
-                salt=await store.salt(),
-                contact=settings.support_contact,
-            ),
-            Relay(upstream, ledger, Settler(accountant), settings.support_contact),
+            admitter,
+            Relay(upstream, books.ledger, Settler(books.accountant), settings.support_contact),
             models,
             new_id=_new_id,
+            ledger_away=books.away,
             log_requests=settings.log_mode is LogMode.METADATA,
         )
         self._admin = create_admin(
             AdminServices(
                 store=store,
-                directory=directory,
-                ledger=ledger,
+                directory=books.directory,
+                ledger=books.ledger,
                 calendar=calendar,
                 admin_key=self._keys.admin.get_secret_value(),
-                flush=outbox.flush,
+                flush=books.outbox.flush,
+                follow=books.follow,
+                changed=books.changed,
                 clock=time.time,
             )
+        )
+        self._metrics = Metrics(
+            Sources(
+                ledger=books.numbers,
+                outbox=lambda: books.outbox.lag,
+                requests=lambda: asdict(admitter.outcomes),
+                settlements=lambda: len(books.reconciler),
+                holds=books.holds,
+            ),
+            version=__version__,
+            worker=str(os.getpid()) if settings.workers > 1 else "0",
         )
 
     async def stop(self) -> None:
@@ -158,6 +153,8 @@ class Faregate:
             await self._admin(scope, receive, send)
         elif path in Health.paths:
             await self._health(scope, receive, send)
+        elif path == Metrics.path:
+            await self._metrics(scope, receive, send)
         elif segment in self._mounts:
             await self._mounts[segment](scope, receive, send)
         else:
@@ -166,7 +163,7 @@ class Faregate:
     @property
     def unlimited(self) -> bool:
         """Whether the default policy limits nothing and nobody."""
-        policy = self._directory.rulebook.policies[DEFAULT_POLICY_ID]
+        policy = self._books.directory.rulebook.policies[DEFAULT_POLICY_ID]
         return not (policy.limits or policy.allow or policy.deny)
 
     @property
@@ -193,7 +190,7 @@ class Faregate:
         return parse_generation(body)
 
     async def _checks(self) -> list[Check]:
-        lag = self._outbox.lag
+        lag = self._books.outbox.lag
         try:
             await self._store.ping()
         except StoreUnavailable as error:
@@ -203,12 +200,11 @@ class Faregate:
             if lag.dead:
                 said += f"; it refuses {len(lag.dead)} rows, the log says which"
             database = Check("database", lag.error is None and not lag.dead, False, said)
-        unwritable = self._journal.retry()
         failure = self._models.failure
         known = self._models.catalogue is not None
         return [
             database,
-            Check("ledger", unwritable is None, True, unwritable or "in this process"),
+            self._books.check(),
             # The price list may be old, but without any nobody can be admitted.
             Check("catalogue", known and failure is None, not known, failure or f"{self.model_count} models"),
         ]
