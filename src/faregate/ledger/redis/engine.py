@@ -1,0 +1,606 @@
+"""The engine of the ledger that many nodes share through Redis.
+
+Each method is one script call, so one atomic step; the calls of one tick of the event loop leave in one write. The node
+keeps its own live holds in memory as well, so that it can bring them back should Redis lose them.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from faregate.directory import User
+from faregate.ledger.fitting import need
+from faregate.ledger.port import (
+    AlreadySettled,
+    Balance,
+    Claim,
+    Counter,
+    Held,
+    Hold,
+    Ledger,
+    LedgerAway,
+    Refused,
+    Released,
+    Settled,
+    ShapesChanged,
+)
+from faregate.ledger.redis.link import ConnectionLost, Link, NotSent
+from faregate.ledger.redis.names import (
+    Keys,
+    counters_of,
+    encode_facts,
+    fields_of,
+    hold_of,
+    is_forgotten,
+    lifetime,
+    micros,
+    name_of,
+    seconds,
+    shape_of,
+)
+from faregate.ledger.redis.scripts import Script, load
+from faregate.ledger.redis.standing import SCRIPTS as STANDING_SCRIPTS
+from faregate.ledger.redis.standing import Standing
+from faregate.ledger.seeds import Records
+from faregate.policy.rulebook import Shape
+from faregate.records import Facts, UsageRecord
+
+TOMBSTONE_SECONDS = 3600
+"""How long a released id is known: longer than a call can be on its way, even on a connection that hangs."""
+
+SETTLED_KEPT_SECONDS = 900
+"""How long a settled id is known after its record is in the database: longer than any repetition is under way."""
+
+LEAVE_PATIENCE = 2.0
+"""Seconds that a node which stops gives to what it still owes to Redis."""
+
+AUDITED_AT_ONCE = 1000
+"""Rows of this node's outbox that one audit looks at."""
+
+MOST = 2**53 - 1
+"""The largest amount that Lua counts exactly; of nano-dollars that is nine million dollars."""
+
+TRIES = 4
+"""How often a call is made when its connection ended, or the ledger stands otherwise than was thought."""
+
+RESERVE, SETTLE, RELEASE, NOTE, PARK, RENEW, EXPIRED, MINE, PEEK, ENTER, WRITTEN, INHERIT = map(
+    load,
+    ("reserve", "settle", "release", "note", "park", "renew", "expired", "mine", "peek", "enter", "written", "inherit"),
+)
+SCRIPTS = (RESERVE, SETTLE, RELEASE, NOTE, PARK, RENEW, EXPIRED, MINE, PEEK, ENTER, WRITTEN, INHERIT, *STANDING_SCRIPTS)
+
+_encoder = msgspec.json.Encoder()
+_records = msgspec.json.Decoder(UsageRecord)
+_people = msgspec.json.Decoder(User)
+
+log = logging.getLogger(__name__)
+
+
+class RedisLedger(Ledger):
+    """Reservations and charges in Redis, for one node of many."""
+
+    def __init__(
+        self, link: Link, records: Records, node: str, *, prefix: str = "faregate", clock_by_hand: bool = False
+    ) -> None:
+        """`prefix` is the namespace of the deployment. With `clock_by_hand` the times are the caller's, not those of
+        Redis: for tests that turn the clock."""
+        self._link = link
+        self._node = node
+        self._keys = Keys(prefix)
+        self._by_hand = clock_by_hand
+        self._now = 0.0 if clock_by_hand else time.time()
+        self._holds: dict[str, tuple[Hold, tuple[Counter, ...]]] = {}
+        self._unsure: set[str] = set()
+        self._entries: dict[str, bytes] = {}
+        self._owed: dict[tuple[str, str], Callable[[], Any]] = {}
+        self._paying: asyncio.Task[None] | None = None
+        self._appending: dict[asyncio.Task[None], str] = {}
+        self._abandoned: list[Callable[[UsageRecord], None]] = []
+        self._stray_holds = Strays()
+        self._stray_rows = Strays()
+        self._renewed_at: float | None = None
+        self._entering: list[Callable[[], Any]] = []
+        self._lease = 15.0
+        self._standing = Standing(
+            link,
+            records,
+            self._keys,
+            node,
+            now=self._time,
+            moment=lambda: self._moment(self._now),
+            bring=self._bring,
+            follow=self._follow,
+        )
+        link.on_return(self._returned)
+
+    # What the port promises
+
+    @property
+    def shapes(self) -> Iterable[Shape]:
+        return self._standing.learned
+
+    async def learn(self, shapes: Iterable[Shape]) -> None:
+        await self._standing.learn(shapes)
+
+    async def reserve(
+        self,
+        facts: Facts,
+        *,
+        node: str,
+        lease: float,
+        claims: Sequence[Claim],
+        cap_wanted: int,
+        cap_min: int,
+        now: float,
+    ) -> Held | Refused:
+        """See `Ledger.reserve`. Sliding windows and leases go by the clock of Redis."""
+        self._now = now
+        if any(claim.fixed < 0 or claim.per_output_token < 0 for claim in claims) or cap_wanted < 0:
+            raise ValueError(f"Request {facts.request_id} claims a negative amount; amounts are zero or more.")
+        if any(need(claim, cap_wanted) > MOST for claim in claims):
+            raise ValueError(f"Request {facts.request_id} claims more than can be counted, {MOST} at most.")
+        request_id = facts.request_id
+        arguments: list[Any] = [
+            request_id,
+            node,
+            micros(lease),
+            self._moment(facts.admitted_at),
+            self._moment(now),
+            cap_wanted,
+            min(cap_min, cap_wanted),
+            encode_facts(facts),
+        ]
+        for claim in claims:
+            limit = b"" if claim.limit is None else claim.limit
+            arguments += (
+                name_of(claim.counter),
+                lifetime(claim.counter, now),
+                claim.fixed,
+                claim.per_output_token,
+                limit,
+                b"1" if claim.enforce else b"0",
+            )
+        try:
+            reply = await self._call(RESERVE, [self._keys.nodes], arguments, [claim.counter for claim in claims])
+        except NotSent:
+            raise
+        except BaseException:
+            # It may have taken hold all the same, and nobody would settle it; so too if nobody waits for it any more.
+            self._owe("release", request_id, lambda: self._release(request_id))
+            raise
+        match reply[0]:
+            case b"over":
+                raise Released(f"Request {request_id} is over; it cannot be held again.")
+            case b"refused":
+                refusing = claims[reply[1]]
+                frees_at = seconds(reply[5]) if reply[5] else None
+                return Refused(refusing.counter, reply[2], reply[3], refusing.limit or 0, reply[4], frees_at)
+        cap, exceeded = reply[1], counters_of(reply[2])
+        if request_id not in self._holds:
+            hold = Hold(
+                facts=replace(facts, cap=cap),
+                node=node,
+                expires_at=now + lease,
+                cap=cap,
+                amounts={claim.counter: need(claim, cap) for claim in claims},
+            )
+            self._holds[request_id] = hold, exceeded
+        return Held(cap, exceeded)
+
+    async def note(self, request_id: str, generation_id: str) -> None:
+        if (kept := self._holds.get(request_id)) is not None:
+            if kept[0].generation_id == generation_id:
+                return
+            kept[0].generation_id = generation_id
+        await self._or_owe("note", request_id, lambda: self._call(NOTE, [], [request_id, generation_id]))
+
+    async def park(self, request_id: str) -> None:
+        if (kept := self._holds.get(request_id)) is not None:
+            hold = kept[0]
+            hold.parked = True
+            hold.amounts = {counter: amount for counter, amount in hold.amounts.items() if counter.window is not None}
+        await self._or_owe("park", request_id, lambda: self._call(PARK, [], [request_id]))
+
+    async def settle(
+        self, request_id: str, charges: Sequence[tuple[Counter, int]], record: UsageRecord
+    ) -> Settled | AlreadySettled:
+        """See `Ledger.settle`. A record that has an era already was charged in it, and the database takes no more
+        records of that era: counters that were built without it are charged, and it is of this era from then on."""
+        if any(amount < 0 for _, amount in charges):
+            raise ValueError(f"Request {request_id} is charged a negative amount; a charge gives nothing back.")
+        try:
+            return await self._settle(request_id, charges, record)
+        except asyncio.CancelledError:
+            # Who settles it is gone. It may be charged, and it may not: its record is needed in either case.
+            self._unsure.add(request_id)
+            for callback in self._abandoned:
+                callback(record)
+            raise
+
+    async def _settle(
+        self, request_id: str, charges: Sequence[tuple[Counter, int]], record: UsageRecord
+    ) -> Settled | AlreadySettled:
+        standing = self._standing
+        shapes = standing.learned
+        if record.era:
+            await standing.advance(record.era)
+        await standing.certain()
+        for attempt in range(TRIES):
+            if standing.learned is not shapes:
+                raise ShapesChanged
+            era = standing.era
+            try:
+                reply = await self._once(SETTLE, [self._keys.outbox(self._node)], self._settling(charges, record))
+            except (ConnectionLost, NotSent) as error:
+                self._doubt(error, request_id)
+                if attempt == TRIES - 1 or self._link.failure is not None:
+                    raise
+                await standing.certain()
+                continue
+            except LedgerAway as error:
+                self._doubt(error, request_id)
+                raise
+            if reply[0] != b"stale":
+                return self._settled(record, era, reply)
+            standing.doubt()
+            await standing.certain()
+        raise LedgerAway("the counters in Redis change too fast to be charged")
+
+    async def release(self, request_id: str, now: float) -> None:
+        self._now = now
+        await self._or_owe("release", request_id, lambda: self._release(request_id))
+
+    async def renew(self, node: str, lease: float, now: float) -> None:
+        self._now, self._lease = now, lease
+        renewed_at, clock = self._renewed_at, time.monotonic()
+        late = renewed_at is not None and clock - renewed_at > lease / 2 and not self._by_hand
+        keys = [self._keys.nodes, self._keys.grace]
+        reply = await self._call(RENEW, keys, [node, micros(lease), self._moment(now), b"1" if late else b"0"])
+        self._renewed_at = clock
+        self._standing.peers = dict(zip(reply[2::2], reply[3::2], strict=True))
+
+    async def expired(self, now: float, limit: int) -> list[Hold]:
+        return await self._expired(now, limit, b"", 0.0)
+
+    async def adopt(self, node: str, lease: float, now: float, limit: int) -> list[Hold]:
+        holds = await self._expired(now, limit, node.encode(), lease)
+        if node == self._node:
+            holds += await self._strays(now, lease)
+            for hold in holds:
+                self._holds[hold.facts.request_id] = _copy(hold), ()
+        return holds
+
+    async def peek(self, counters: Sequence[Counter], now: float) -> list[Balance]:
+        self._now = now
+        reply = await self._call(PEEK, [], [self._moment(now), *map(name_of, counters)], counters)
+        return [Balance(used, held) for used, held in zip(reply[1::2], reply[2::2], strict=True)]
+
+    # What a node of many does beyond it
+
+    @property
+    def failure(self) -> str | None:
+        """Why nobody can be admitted, or nothing settled: None if that can be."""
+        return self._link.failure or self._standing.trouble
+
+    @property
+    def alive(self) -> tuple[str, ...]:
+        """The nodes whose lease ran at the last renewal, this one among them."""
+        return (self._node, *(peer.decode() for peer in self._standing.peers if peer != self._node.encode()))
+
+    @property
+    def holds(self) -> int:
+        """How many live holds are this node's."""
+        return len(self._holds)
+
+    @property
+    def rebuilds(self) -> int:
+        """How often this node began to build all counters anew."""
+        return self._standing.rebuilds
+
+    def on_return(self, callback: Callable[[], None]) -> None:
+        """Call `callback` each time Redis answers again after it was away."""
+        self._link.on_return(callback)
+
+    def on_epoch(self, callback: Callable[[], Any]) -> None:
+        """Await `callback()` when the counters are built anew, before this node says that all its holds are back."""
+        self._entering.append(callback)
+
+    def on_abandoned(self, callback: Callable[[UsageRecord], None]) -> None:
+        """Call `callback(record)` when who settles `record` is cancelled meanwhile: somebody else has to settle it."""
+        self._abandoned.append(callback)
+
+    def look_again(self) -> None:
+        """Somebody says that the ledger stands otherwise than before."""
+        self._standing.look_soon()
+
+    def refused(self, record: UsageRecord) -> None:
+        """Keep a refusal in this node's outbox, if Redis is there; it is in memory in any case."""
+        self._append("r", record.facts.request_id, _encoder.encode(record))
+
+    def met(self, user: User) -> None:
+        """Keep a person as they are now in this node's outbox, if Redis is there."""
+        self._append("u", user.id, _encoder.encode(user))
+
+    async def written(self, people: Sequence[User], records: Sequence[UsageRecord]) -> None:
+        """The database has these now."""
+        ids = [record.facts.request_id for record in records]
+        keys = [*ids, *(user.id for user in people)]
+        if self._appending:
+            # What the database was told faster than Redis.
+            mine = set(keys)
+            if under_way := [task for task, key in self._appending.items() if key in mine]:
+                await asyncio.wait(under_way)
+        self._unsure.difference_update(ids)
+        entries = [self._entries.pop(key) for key in keys if key in self._entries]
+        if entries:
+            await self._or_owe("written", entries[0].decode(), lambda: self._written(entries, ids))
+
+    async def inherit(self, limit: int) -> list[User | UsageRecord]:
+        """Rows that dead nodes did not write; they are this node's now."""
+        reply = await self._call(
+            INHERIT,
+            [self._keys.nodes, self._keys.grace, self._keys.outbox(self._node)],
+            [self._moment(self._now), self._node, limit, self._keys.outboxes],
+        )
+        taken = list(zip(reply[1::3], reply[2::3], reply[3::3], strict=True))
+        taken += await self._stray_entries()
+        for entry, field, _ in taken:
+            self._entries[field[1:].decode()] = entry
+        return [_people.decode(row) if field.startswith(b"u") else _records.decode(row) for _, field, row in taken]
+
+    async def announce(self) -> None:
+        """Tell all nodes that rules or people have changed."""
+        try:
+            await self._link.command("PUBLISH", self._keys.channel, "rules")
+        except LedgerAway as error:
+            log.info("other nodes hear of the change later: %s", error)
+
+    async def leave(self) -> None:
+        """What this node still holds is for others at once: it will not renew again."""
+        try:
+            async with asyncio.timeout(LEAVE_PATIENCE):
+                await self._pay()
+        except TimeoutError:
+            log.warning("this node leaves while it owes %d calls to Redis", len(self._owed))
+        try:
+            await self._link.command("ZADD", self._keys.nodes, 0, self._node)
+        except LedgerAway:
+            log.info("this node leaves while Redis is away; what it holds is taken over when its lease is over")
+
+    async def stop(self) -> None:
+        """End what runs in the background."""
+        tasks = [*self._appending, *([] if self._paying is None else [self._paying])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._standing.stop()
+
+    def _time(self) -> float:
+        return self._now if self._by_hand else time.time()
+
+    def _moment(self, at: float) -> bytes:
+        return micros(at) if self._by_hand else b""
+
+    async def _call(
+        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any], counters: Sequence[Counter] = ()
+    ) -> Any:
+        """Make a call that may be repeated, until the ledger stands as was thought, and has `counters`.
+
+        Raises `LedgerAway`.
+        """
+        standing, lost = self._standing, None
+        for attempt in range(TRIES):
+            # Each time, and in one step with the call: in a new epoch they may be there and not built yet.
+            try:
+                await standing.ready(counters)
+            except LedgerAway as error:
+                raise lost or NotSent(str(error)) from error
+            epoch = standing.epoch
+            try:
+                reply = await self._once(script, keys, arguments)
+            except (ConnectionLost, NotSent) as error:
+                if isinstance(error, ConnectionLost):
+                    lost = error
+                if attempt == TRIES - 1 or self._link.failure is not None:
+                    raise lost or error from None
+                continue
+            if reply[0] == b"stale":
+                standing.doubt()
+            elif standing.epoch == epoch:
+                return reply
+            # Else a server that was left has answered late, and this node has been to the new epoch without it.
+        raise lost or LedgerAway("the counters in Redis change too fast to be counted on")
+
+    def _once(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> asyncio.Future[Any]:
+        standing = self._standing
+        return self._link.call(script, [self._keys.state, *keys], [standing.state, standing.namespace, *arguments])
+
+    def _settling(self, charges: Sequence[tuple[Counter, int]], record: UsageRecord) -> list[Any]:
+        era, now, learned = self._standing.era, self._time(), self._standing.learned
+        facts = record.facts
+        arguments: list[Any] = [
+            facts.request_id,
+            self._node,
+            era,
+            micros(facts.admitted_at),
+            self._moment(self._now),
+            _encoder.encode(replace(record, era=era)),
+            record.era,
+            self._entries.get(facts.request_id, b""),
+        ]
+        for counter, amount in charges:
+            known = learned.get(shape_of(counter))
+            if known is not None and counter.window is not None and not is_forgotten(counter, now):
+                arguments += (name_of(counter), lifetime(counter, now), min(amount, MOST), known.era)
+        return arguments
+
+    def _settled(self, record: UsageRecord, era: int, reply: Sequence[Any]) -> Settled | AlreadySettled:
+        request_id = record.facts.request_id
+        self._holds.pop(request_id, None)
+        unsure = request_id in self._unsure
+        self._unsure.discard(request_id)
+        match reply[0]:
+            case b"settled" | b"amended":
+                self._entries[request_id] = reply[1]
+                return Settled(era)
+            # By an earlier try of ours; also of a record that was charged again since, by whom we have it from.
+            case b"own" if unsure or 0 < record.era < reply[1]:
+                self._entries[request_id] = reply[2]
+                return Settled(reply[1])
+        return AlreadySettled()
+
+    def _doubt(self, error: LedgerAway, request_id: str) -> None:
+        if not isinstance(error, NotSent):
+            self._unsure.add(request_id)
+
+    async def _expired(self, now: float, limit: int, heir: bytes, lease: float) -> list[Hold]:
+        self._now = now
+        keys = [self._keys.nodes, self._keys.grace]
+        reply = await self._call(EXPIRED, keys, [self._moment(now), limit, heir, micros(lease)])
+        return [hold_of(flat, seconds(ended)) for ended, flat in zip(reply[2::3], reply[3::3], strict=True) if flat]
+
+    async def _strays(self, now: float, lease: float) -> list[Hold]:
+        """Holds that are this node's and that it does not know: the reply that told of them was lost."""
+        known = {*self._holds, *(key for what, key in self._owed if what == "release")}
+        _, ids, _ = await self._call(MINE, [], [self._node])
+        unknown = [request_id for request_id in ids if request_id.decode() not in known]
+        strays = self._stray_holds.among(unknown, now, lease)
+        if not strays:
+            return []
+        _, _, holds = await self._call(MINE, [], [self._node, *strays])
+        return [hold_of(flat, now + lease) for flat in holds]
+
+    async def _stray_entries(self) -> list[tuple[bytes, bytes, bytes]]:
+        """Rows in this node's outbox that it does not know, like `_strays`: entry, field and row of each."""
+        outbox = self._keys.outbox(self._node)
+        if await self._link.command("XLEN", outbox) <= len(self._entries):
+            return []
+        entries = await self._link.command("XRANGE", outbox, "-", "+", "COUNT", AUDITED_AT_ONCE)
+        known = set(self._entries.values())
+        rows = {entry: parts for entry, parts in entries if entry not in known}
+        strays = self._stray_rows.among(list(rows), self._time(), self._lease)
+        newer = [entry for entry in strays if rows[entry][0][1:].decode() in self._entries]
+        if newer:
+            await self._link.command("XDEL", outbox, *newer)
+        return [(entry, *rows[entry]) for entry in strays if entry not in newer]
+
+    async def _release(self, request_id: str) -> None:
+        await self._call(RELEASE, [], [request_id, TOMBSTONE_SECONDS])
+        self._holds.pop(request_id, None)
+
+    async def _written(self, entries: Sequence[bytes], request_ids: Sequence[str]) -> None:
+        await self._link.call(
+            WRITTEN,
+            [self._keys.outbox(self._node)],
+            [self._standing.namespace, SETTLED_KEPT_SECONDS, len(entries), *entries, *request_ids],
+        )
+
+    def _append(self, kind: str, key: str, row: bytes) -> None:
+        if self._link.failure is None:
+            task = asyncio.create_task(self._append_row(kind, key, row))
+            self._appending[task] = key
+            task.add_done_callback(self._appending.pop)
+
+    async def _append_row(self, kind: str, key: str, row: bytes) -> None:
+        try:
+            entry = await self._link.command("XADD", self._keys.outbox(self._node), "*", kind + key, row)
+        except LedgerAway as error:
+            log.info("a row is in memory only until the database has it: %s", error)
+            return
+        before = self._entries.get(key)
+        self._entries[key] = entry
+        if before is not None:
+            # It said less, and whoever inherited it would believe it.
+            self._link.command("XDEL", self._keys.outbox(self._node), before).add_done_callback(_seen)
+
+    # Redis away, and back
+
+    async def _or_owe(self, what: str, key: str, call: Callable[[], Any]) -> None:
+        try:
+            await call()
+        except (LedgerAway, asyncio.CancelledError) as error:
+            self._owe(what, key, call)
+            if not isinstance(error, LedgerAway):
+                raise
+
+    def _owe(self, what: str, key: str, call: Callable[[], Any]) -> None:
+        self._owed[what, key] = call
+        if self._link.failure is None:
+            self._pay_soon()
+
+    def _returned(self) -> None:
+        self._standing.look_soon()
+        self._pay_soon()
+
+    def _pay_soon(self) -> None:
+        if self._paying is None or self._paying.done():
+            self._paying = asyncio.create_task(self._pay(), name="ledger owed")
+
+    async def _pay(self) -> None:
+        while self._owed:
+            (what, key), call = next(iter(self._owed.items()))
+            try:
+                await call()
+            except LedgerAway as error:
+                log.info("%s of %s is made up for later: %s", what, key, error)
+                if self._link.failure is not None:
+                    return
+                await asyncio.sleep(0.25)
+            else:
+                if self._owed.get((what, key)) is call:
+                    del self._owed[what, key]
+
+    def _bring(self) -> list[asyncio.Future[Any]]:
+        """Send this node's holds to a new epoch."""
+        now = self._time()
+        calls = []
+        for hold, exceeded in list(self._holds.values()):
+            fields = [part for field in fields_of(hold, exceeded).items() for part in field]
+            amounts: list[Any] = []
+            for counter, amount in hold.amounts.items():
+                amounts += (name_of(counter), lifetime(counter, now), amount)
+            facts = hold.facts
+            arguments = [
+                facts.request_id,
+                hold.node,
+                micros(self._lease),
+                micros(facts.admitted_at),
+                self._moment(self._now),
+                len(fields),
+                *fields,
+                *amounts,
+            ]
+            calls.append(self._once(ENTER, [self._keys.nodes], arguments))
+        return calls
+
+    async def _follow(self) -> None:
+        """Bring all else that this node has into a new epoch."""
+        for callback in self._entering:
+            await callback()
+
+
+class Strays:
+    """What is unknown now and was unknown one patience ago: nothing that is merely under way."""
+
+    def __init__(self) -> None:
+        self._since: dict[bytes, float] = {}
+
+    def among(self, unknown: Iterable[bytes], now: float, patience: float) -> list[bytes]:
+        """Those of `unknown` that have been so for `patience` seconds."""
+        self._since = {key: self._since.get(key, now) for key in unknown}
+        return [key for key, since in self._since.items() if now - since >= patience]
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    # An audit makes up for what is lost here.
+    if not future.cancelled():
+        future.exception()
+
+
+def _copy(hold: Hold) -> Hold:
+    return replace(hold, amounts=dict(hold.amounts))

@@ -1,0 +1,13 @@
+-- The counters of these shapes are built. KEYS: state, lock, shapes. ARGV: state, owner of the lock, channel, then
+-- shapes, each followed by the era in which it was learned. -> 'ready' | 'lost' | 'stale'
+if is_stale() then
+  return STALE
+end
+if redis.call('GET', KEYS[2]) ~= ARGV[2] then
+  return {'lost'}
+end
+for i = 4, #ARGV, 2 do
+  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+end
+redis.call('PUBLISH', ARGV[3], 'standing')
+return {'ready'}
