@@ -258,7 +258,14 @@ def _verified(token: str, secrets: Sequence[str], *, required: Sequence[str], is
 
 def _claim(claims: dict[str, Any], name: str) -> str | None:
     value = claims.get(name)
-    return value.strip() or None if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        # JSON can spell half of a character, which nothing can keep: it says nothing.
+        return None
+    return value.strip() or None
 
 
 def _short(value: str | None) -> str | None:

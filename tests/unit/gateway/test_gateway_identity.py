@@ -201,6 +201,12 @@ def test_plain_headers_are_refused_once_a_connection_says_jwt(name: str, signed:
     assert "plain" in refusal(jwt_gate(), headers(*sent)).message
 
 
+def test_half_a_character_in_a_token_says_nothing() -> None:
+    person = jwt_gate().caller("one", headers(("X-OpenWebUI-User-Jwt", token(name="\ud800", email="a\udfff")))).person
+    assert (person.name, person.email) == (None, None)
+    refusal(jwt_gate(), headers(("X-OpenWebUI-User-Jwt", token(sub="\ud800"))))
+
+
 def test_a_token_that_stands_twice_is_refused() -> None:
     refusal(jwt_gate(), headers(("X-OpenWebUI-User-Jwt", token()), ("X-OpenWebUI-User-Jwt", token())))
 

@@ -273,4 +273,3 @@ class Histories(RuleBasedStateMachine):
 
     def peek(self, counters: list[Counter]) -> Any:
         return self.run(self.ledger.peek(counters, self.now))
-

@@ -551,9 +551,12 @@ class RedisLedger(Ledger):
                 if self._link.failure is not None:
                     return
                 await asyncio.sleep(0.25)
-            else:
-                if self._owed.get((what, key)) is call:
-                    del self._owed[what, key]
+                continue
+            except Exception:
+                # Our own mistake: what else is owed must not wait behind it for ever.
+                log.exception("%s of %s could not be made up for", what, key)
+            if self._owed.get((what, key)) is call:
+                del self._owed[what, key]
 
     def _bring(self) -> list[asyncio.Future[Any]]:
         """Send this node's holds to a new epoch."""

@@ -451,5 +451,6 @@ def _being_built() -> LedgerAway:
 
 def _seen(task: asyncio.Future[Any]) -> None:
     # Whoever waits for it hears of its error; where nobody does, the next call will meet the same.
-    if not task.cancelled():
-        task.exception()
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, LedgerAway):
+        log.error("the shared ledger made a mistake", exc_info=error)
