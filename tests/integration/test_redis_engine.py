@@ -232,6 +232,24 @@ async def test_nobody_is_admitted_before_the_other_nodes_have_brought_their_hold
     assert await asking == Refused(TOTAL, used=0, held=90, limit=100, needed=20)
 
 
+async def test_a_renewal_that_comes_first_makes_nobody_forget_the_other_nodes(
+    node: Nodes, server: RedisServer, proxy: RedisProxy
+):
+    first, second = node("a"), node("b", url=proxy.url)
+    await second.ask("of-b", Claim(TOTAL, 90, limit=100))
+    for one in (second, first):
+        await one.ledger.renew(one.name, LEASE, one.now)
+    written = asyncio.Event()
+    first.ledger.on_epoch(written.wait)
+    server.flush()
+    await first.ledger.renew(first.name, LEASE, first.now)
+    written.set()
+    asking = asyncio.create_task(first.ask("of-a", Claim(TOTAL, 20, limit=100)))
+    second.ledger.look_again()
+    assert await asking == Refused(TOTAL, used=0, held=90, limit=100, needed=20)
+    assert first.ledger.alive == ("a", "b")
+
+
 async def test_what_a_node_has_to_charge_again_is_charged_before_anybody_is_admitted(
     node: Nodes, server: RedisServer, database: Database
 ):

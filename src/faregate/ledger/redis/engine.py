@@ -262,7 +262,9 @@ class RedisLedger(Ledger):
         keys = [self._keys.nodes, self._keys.grace]
         reply = await self._call(RENEW, keys, [node, micros(lease), self._moment(now), b"1" if late else b"0"])
         self._renewed_at = clock
-        self._standing.peers = dict(zip(reply[2::2], reply[3::2], strict=True))
+        # Redis may have lost the nodes with everything else: a lease that was seen runs to its end all the same.
+        known = {peer: ends for peer, ends in self._standing.peers.items() if int(ends) > int(reply[1])}
+        self._standing.peers = known | dict(zip(reply[2::2], reply[3::2], strict=True))
 
     async def expired(self, now: float, limit: int) -> list[Hold]:
         return await self._expired(now, limit, b"", 0.0)
