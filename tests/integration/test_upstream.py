@@ -163,7 +163,11 @@ async def test_a_connection_that_is_not_clean_is_not_used_again(answer: bytes) -
     assert connections == [1, 2]
 
 
-async def test_a_request_on_a_connection_that_upstream_had_closed_is_sent_once_more() -> None:
+async def test_a_request_on_a_connection_that_upstream_had_closed_is_sent_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("faregate.gateway.upstream.UNUSED_SECONDS", 0.0)
+
     async def serve(reader: Reader, writer: Writer, number: int) -> None:
         await answers(reader, writer, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         if number == 1:
@@ -175,8 +179,13 @@ async def test_a_request_on_a_connection_that_upstream_had_closed_is_sent_once_m
         assert await post(client) == (200, b"ok")
 
 
-async def test_a_request_that_upstream_may_have_worked_on_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("faregate.gateway.upstream.CROSSED_SECONDS", 0.0)
+@pytest.mark.parametrize("late", [True, False])
+async def test_a_request_that_upstream_may_have_worked_on_is_not_sent_again(
+    monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    # Closed too late after the request, or too soon after the one before, for an idle connection.
+    monkeypatch.setattr("faregate.gateway.upstream.CROSSED_SECONDS", 0.0 if late else 60.0)
+    monkeypatch.setattr("faregate.gateway.upstream.UNUSED_SECONDS", 0.0 if late else 60.0)
     requests = 0
 
     async def serve(reader: Reader, writer: Writer, _: int) -> None:

@@ -14,6 +14,9 @@ IDLE_SECONDS = 30.0
 CROSSED_SECONDS = 0.5
 """A request and the news that its idle connection was closed cross on the way within a round trip."""
 
+UNUSED_SECONDS = 1.0
+"""Nobody gives up a connection as idle sooner. One that was in use until just now and ends has had work to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
@@ -122,13 +125,14 @@ class Upstream:
         connection = self._idle()
         if connection is not None:
             sent_at = self._loop.time()
+            unused = sent_at - connection.idle_since
             exchange = connection.start(head, body)
             try:
                 await _answered(exchange, patience)
             except NoAnswer:
                 # Closed at once: upstream was giving up an idle connection while the request was on its way, and did
                 # not look at it. Later, or on a new connection, it may have worked on it, and then it bills.
-                if self._loop.time() - sent_at > CROSSED_SECONDS:
+                if unused < UNUSED_SECONDS or self._loop.time() - sent_at > CROSSED_SECONDS:
                     raise
             else:
                 return exchange

@@ -14,6 +14,7 @@ from faregate.records import UsageRecord
 from faregate.store import changes, eras, policies, rows, schema, usage, users
 from faregate.store.changes import Change
 from faregate.store.engine import WRITES, open_engine, reported
+from faregate.store.unbroken import unbroken
 from faregate.store.usage import ChargedRow, SpendRow, UsageQuery, UsageRow
 
 __all__ = ["Change", "ChargedRow", "Snapshot", "SpendRow", "Store", "UsageQuery", "UsageRow"]
@@ -57,16 +58,19 @@ class Store:
         """Give all connections back."""
         await self._reader.dispose()
 
+    @unbroken
     async def ping(self) -> None:
         """Return if the database answers."""
         async with self._read() as connection:
             await connection.execute(text("SELECT 1"))
 
+    @unbroken
     async def salt(self) -> bytes:
         """32 secret random bytes, the same on every node and after every restart: the key of pseudonyms."""
         async with self._write() as connection:
             return await schema.salt(connection)
 
+    @unbroken
     async def load(self) -> Snapshot:
         """Everybody and every rule."""
         async with self._read() as connection:
@@ -76,26 +80,31 @@ class Store:
                 group_policies=tuple(await policies.load_groups(connection)),
             )
 
+    @unbroken
     async def people(self, ids: Sequence[str]) -> list[User]:
         """Those with these ids; an id that nobody has is left out."""
         async with self._read() as connection:
             return await users.find(connection, ids)
 
+    @unbroken
     async def rules(self) -> tuple[tuple[Policy, ...], tuple[GroupPolicy, ...]]:
         """Every policy, and the policy of every group that has one."""
         async with self._read() as connection:
             return tuple(await policies.load(connection)), tuple(await policies.load_groups(connection))
 
+    @unbroken
     async def changes(self, after: int, limit: int = 1000) -> list[Change]:
         """At most `limit` changes of rules and people after the number `after`, in their order; none is missed."""
         async with self._read() as connection:
             return await changes.after(connection, after, limit)
 
+    @unbroken
     async def newest_change(self) -> int:
         """The number of the last change, 0 if there is none. Asked before `load`, it says where to go on from."""
         async with self._read() as connection:
             return await changes.newest(connection)
 
+    @unbroken
     async def oldest_change(self) -> int:
         """The number of the first change that is kept, 0 if there is none.
 
@@ -105,16 +114,19 @@ class Store:
         async with self._read() as connection:
             return await changes.oldest(connection)
 
+    @unbroken
     async def era(self) -> int:
         """The era of this moment."""
         async with self._read() as connection:
             return await eras.current(connection)
 
+    @unbroken
     async def next_era(self) -> int:
         """Begin a new era; its number. No charge of an earlier one is written from now on."""
         async with self._write() as connection:
             return await eras.begin(connection)
 
+    @unbroken
     async def write(self, people: Sequence[User], records: Sequence[UsageRecord]) -> list[UsageRecord]:
         """Keep people and records, all or nothing; harmless to repeat. Returns the late records, alone not written.
 
@@ -129,40 +141,47 @@ class Store:
             await changes.append(connection, "user", changed)
             return late
 
+    @unbroken
     async def assign(self, user: User, **decision: Unpack[Assignment]) -> None:
         """Keep what an administrator decided about `user`."""
         async with self._write() as connection:
             await changes.append(connection, "user", await users.assign(connection, user, decision))
 
+    @unbroken
     async def save_policy(self, policy: Policy) -> None:
         """Add `policy`, or replace the one with its id."""
         async with self._write() as connection:
             await policies.save(connection, policy)
             await changes.append(connection, "policy", [policy.id])
 
+    @unbroken
     async def delete_policy(self, policy_id: str) -> None:
         """Delete a policy. Raises `PolicyInUse` while a person or a group is assigned to it."""
         async with self._write() as connection:
             await policies.delete(connection, policy_id)
             await changes.append(connection, "policy", [policy_id])
 
+    @unbroken
     async def save_group_policy(self, rule: GroupPolicy) -> None:
         """Assign a policy to a group, instead of the one it may have."""
         async with self._write() as connection:
             await policies.save_group(connection, rule)
             await changes.append(connection, "group", [rule.group])
 
+    @unbroken
     async def delete_group_policy(self, group: str) -> None:
         """Take its policy from a group."""
         async with self._write() as connection:
             await policies.delete_group(connection, group)
             await changes.append(connection, "group", [group])
 
+    @unbroken
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
         """A page of records, newest first. Raises `UnknownRecord` if `query.before` is not there."""
         async with self._read() as connection:
             return await usage.page(connection, query)
 
+    @unbroken
     async def spend(self, since: float, until: float | None = None, before_era: int | None = None) -> list[SpendRow]:
         """What was charged to requests admitted since `since`, up to but without `until` (epoch seconds), summed.
 
@@ -171,6 +190,7 @@ class Store:
         async with self._read() as connection:
             return await usage.spend(connection, since, until, before_era)
 
+    @unbroken
     async def recent(self, since: float, before_era: int | None = None) -> list[ChargedRow]:
         """Every charge to requests admitted since `since` (seconds since the epoch), oldest first.
 
@@ -179,11 +199,13 @@ class Store:
         async with self._read() as connection:
             return await usage.recent(connection, since, before_era)
 
+    @unbroken
     async def pending(self) -> list[UsageRecord]:
         """The records of all nodes whose cost is not known, or not charged yet, oldest first."""
         async with self._read() as connection:
             return await rows.pending(connection)
 
+    @unbroken
     async def claim_pending(self, alive: Sequence[str], limit: int) -> list[UsageRecord]:
         """At most `limit` pending records that neither this node nor one of `alive` owns, oldest first.
 
@@ -192,6 +214,7 @@ class Store:
         async with self._write() as connection:
             return await rows.claim(connection, self._node, alive, limit)
 
+    @unbroken
     async def settled(self, request_ids: Sequence[str]) -> set[str]:
         """Those of `request_ids` that have a final record."""
         async with self._read() as connection:
