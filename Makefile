@@ -12,10 +12,10 @@ run: ## Start Faregate; the first time, install it into .venv
 	@scripts/bootstrap run
 	@exec .venv/bin/faregate serve
 
-test: lint ## Check style and types, and run all tests
+test: lint ## Check style and types, and run all tests but the chaos of many nodes
 	.venv/bin/pytest --ignore tests/chaos/test_many_nodes_chaos.py
 
-chaos: ## Kill it again and again under load, ten times as long as `make test` does
+chaos: ## Kill it again and again under load, one node and many, from printed seeds
 	@scripts/bootstrap dev
 	FAREGATE_CHAOS_KILLS=$${FAREGATE_CHAOS_KILLS:-20} FAREGATE_CHAOS_ROUNDS=$${FAREGATE_CHAOS_ROUNDS:-10} \
 		.venv/bin/pytest -s tests/chaos
