@@ -160,6 +160,7 @@ async def shared(
 
     def news(_message: bytes) -> None:
         ledger.look_again()
+        leases.hurry()
         following.wake()
 
     def back() -> None:

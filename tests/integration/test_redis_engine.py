@@ -232,6 +232,20 @@ async def test_nobody_is_admitted_before_the_other_nodes_have_brought_their_hold
     assert await asking == Refused(TOTAL, used=0, held=90, limit=100, needed=20)
 
 
+async def test_all_nodes_are_told_of_a_new_one_once(node: Nodes, server: RedisServer):
+    one = node("a")
+    with server.client() as client, client.pubsub() as heard:
+        heard.subscribe(KEYS.channel)
+        # A hold alone says nothing of how long its node will live.
+        await one.ask("r")
+        for _ in range(2):
+            await one.ledger.renew("a", LEASE, one.now)
+        news = []
+        while message := heard.get_message(timeout=0.2):
+            news.append(message["data"])
+    assert news.count("node") == 1
+
+
 async def test_a_renewal_that_comes_first_makes_nobody_forget_the_other_nodes(
     node: Nodes, server: RedisServer, proxy: RedisProxy
 ):
@@ -618,6 +632,26 @@ async def test_a_node_that_renews_late_keeps_everybody_from_being_taken_over(nod
     # Both were kept from Redis for longer than half a lease; the other one comes first.
     await heir.ledger.renew("b", 1.9 * lease, heir.now)
     assert await heir.ledger.adopt("b", lease, heir.now, 10) == []
+
+
+async def test_a_node_knows_which_of_its_requests_another_one_may_have_settled(node: Nodes):
+    one, heir = node("a"), node("b")
+    lease = 0.5
+    await one.ask("before", lease=lease)
+    await one.ledger.renew("a", lease, one.now)
+    assert not one.ledger.lapsed("before")
+    await heir.see(TOTAL)
+
+    async def over() -> list[Any]:
+        return await heir.ledger.adopt("b", LEASE, heir.now, 10)
+
+    await until(over, "its lease is not over")
+    assert one.ledger.lapsed("before")
+    await one.ledger.renew("a", LEASE, one.now)
+    await one.ask("after")
+    assert (one.ledger.lapsed("before"), one.ledger.lapsed("after")) == (True, False)
+    await one.pay("before", (TOTAL, 4))
+    assert not one.ledger.lapsed("before")
 
 
 async def test_a_node_that_leaves_while_nothing_can_be_built_leaves_all_the_same(

@@ -87,8 +87,13 @@ class Accountant:
         """Charge `record` and send it on its way to the database; whether this call did so.
 
         False when it was settled before, and while the ledger is away: then its hold stays, and it is settled as soon
-        as that is possible. Where the ledger is shared it waits for this in the database too, as a pending row.
+        as that is possible. Where the ledger is shared it waits for this in the database too, as a pending row. So it
+        does when this node was taken for dead: another may have settled it, in counters that are gone since.
         """
+        if self._finals is not None and self._ledger.lapsed(record.facts.request_id):
+            self._outbox.add_record(unsettled_row(record))
+            self._later.settle_now(record)
+            return False
         try:
             return await self.charge(record)
         except LedgerAway as error:

@@ -177,6 +177,10 @@ class MemoryLedger(Ledger):
             if hold.node == node:
                 hold.expires_at = max(hold.expires_at, now + lease)
 
+    def lapsed(self, request_id: str) -> bool:
+        """Never: nobody else settles on this ledger."""
+        return False
+
     async def expired(self, now: float, limit: int) -> list[Hold]:
         self._now = now
         over = [hold for hold in self._holds.values() if hold.expires_at <= now]

@@ -173,6 +173,10 @@ class Ledger(Protocol):
         """Keep all holds of `node` alive until `now + lease`, also those that have expired."""
         ...
 
+    def lapsed(self, request_id: str) -> bool:
+        """Whether the lease of this node's hold ran out meanwhile: another node may have settled the request."""
+        ...
+
     async def expired(self, now: float, limit: int) -> list[Hold]:
         """Holds whose node stopped renewing, for the reconciler, oldest first. They hold until settled or released."""
         ...

@@ -150,7 +150,15 @@ class SharedLedger(MemoryLedger):
         self.tries = 0
         self._mine = set()
         self._by_others = set()
+        self._lapsed = set()
         self._known = self._taught = []
+
+    def lapsed(self, request_id):
+        return request_id in self._lapsed
+
+    def lapse(self, request_id):
+        """This node is taken for dead while it holds this request."""
+        self._lapsed.add(request_id)
 
     @property
     def shapes(self):

@@ -100,6 +100,9 @@ class World:
         await self.outbox.flush()
         return [(row.facts.request_id, row.status, row.era) for row in self.far.records]
 
+    async def final_rows(self):
+        return [row for row in await self.rows() if row[1] is not Status.PENDING]
+
     def flush_ledger(self):
         """The ledger is emptied, and built anew from what the database has."""
         self.far.era = self.ledger.era + 1
@@ -200,6 +203,30 @@ async def test_what_somebody_else_settled_under_an_earlier_ledger_is_not_charged
     assert await world.balance() == Balance(2_000_000)
     assert world.keeper.gone == ["r1"]
     assert await world.rows() == [("r1", Status.COMPLETED, 1)]
+
+
+async def test_a_node_that_was_taken_for_dead_does_not_charge_again_what_its_heir_settled_and_redis_then_lost(world):
+    await world.hold()
+    world.ledger.lapse("r1")
+    await world.far.write([], [replace(record_of(cost="0.002"), era=1)])
+    world.flush_ledger()
+
+    assert not await world.settle(record_of())
+    await others_run()
+
+    assert await world.balance() == Balance(2_000_000)
+    assert await world.final_rows() == [("r1", Status.COMPLETED, 1)]
+
+
+async def test_a_node_that_was_taken_for_dead_charges_what_nobody_settled(world):
+    await world.hold()
+    world.ledger.lapse("r1")
+
+    assert not await world.settle(record_of())
+    await others_run()
+
+    assert await world.balance() == Balance(1_000_000)
+    assert await world.final_rows() == [("r1", Status.COMPLETED, 1)]
 
 
 async def test_a_ledger_that_begins_anew_while_the_database_is_asked_does_not_charge_what_it_began_with(world):

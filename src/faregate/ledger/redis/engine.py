@@ -29,6 +29,7 @@ from faregate.ledger.port import (
     Settled,
     ShapesChanged,
 )
+from faregate.ledger.redis.calls import TRIES, Calls
 from faregate.ledger.redis.link import ConnectionLost, Link, NotSent
 from faregate.ledger.redis.names import (
     Keys,
@@ -43,9 +44,13 @@ from faregate.ledger.redis.names import (
     seconds,
     shape_of,
 )
-from faregate.ledger.redis.scripts import Script, load
+from faregate.ledger.redis.outbox import SCRIPTS as OUTBOX_SCRIPTS
+from faregate.ledger.redis.outbox import NodeOutbox
+from faregate.ledger.redis.owed import Owed
+from faregate.ledger.redis.scripts import load
 from faregate.ledger.redis.standing import SCRIPTS as STANDING_SCRIPTS
 from faregate.ledger.redis.standing import Standing
+from faregate.ledger.redis.strays import Strays
 from faregate.ledger.seeds import Records
 from faregate.policy.rulebook import Shape
 from faregate.records import Facts, UsageRecord
@@ -53,30 +58,18 @@ from faregate.records import Facts, UsageRecord
 TOMBSTONE_SECONDS = 3600
 """How long a released id is known: longer than a call can be on its way, even on a connection that hangs."""
 
-SETTLED_KEPT_SECONDS = 900
-"""How long a settled id is known after its record is in the database: longer than any repetition is under way."""
-
 LEAVE_PATIENCE = 2.0
 """Seconds that a node which stops gives to what it still owes to Redis."""
-
-AUDITED_AT_ONCE = 1000
-"""Rows of this node's outbox that one audit looks at."""
 
 MOST = 2**53 - 1
 """The largest amount that Lua counts exactly; of nano-dollars that is nine million dollars."""
 
-TRIES = 4
-"""How often a call is made when its connection ended, or the ledger stands otherwise than was thought."""
-
-RESERVE, SETTLE, RELEASE, NOTE, PARK, RENEW, EXPIRED, MINE, PEEK, ENTER, WRITTEN, INHERIT = map(
-    load,
-    ("reserve", "settle", "release", "note", "park", "renew", "expired", "mine", "peek", "enter", "written", "inherit"),
+RESERVE, SETTLE, RELEASE, NOTE, PARK, RENEW, EXPIRED, MINE, PEEK, ENTER = map(
+    load, ("reserve", "settle", "release", "note", "park", "renew", "expired", "mine", "peek", "enter")
 )
-SCRIPTS = (RESERVE, SETTLE, RELEASE, NOTE, PARK, RENEW, EXPIRED, MINE, PEEK, ENTER, WRITTEN, INHERIT, *STANDING_SCRIPTS)
+SCRIPTS = (RESERVE, SETTLE, RELEASE, NOTE, PARK, RENEW, EXPIRED, MINE, PEEK, ENTER, *OUTBOX_SCRIPTS, *STANDING_SCRIPTS)
 
 _encoder = msgspec.json.Encoder()
-_records = msgspec.json.Decoder(UsageRecord)
-_people = msgspec.json.Decoder(User)
 
 log = logging.getLogger(__name__)
 
@@ -96,14 +89,10 @@ class RedisLedger(Ledger):
         self._now = 0.0 if clock_by_hand else time.time()
         self._holds: dict[str, tuple[Hold, tuple[Counter, ...]]] = {}
         self._unsure: set[str] = set()
-        self._entries: dict[str, bytes] = {}
-        self._owed: dict[tuple[str, str], Callable[[], Any]] = {}
-        self._paying: asyncio.Task[None] | None = None
-        self._appending: dict[asyncio.Task[None], str] = {}
         self._abandoned: list[Callable[[UsageRecord], None]] = []
         self._stray_holds = Strays()
-        self._stray_rows = Strays()
         self._renewed_at: float | None = None
+        self._lapsed: set[str] = set()
         self._entering: list[Callable[[], Any]] = []
         self._lease = 15.0
         self._standing = Standing(
@@ -116,6 +105,9 @@ class RedisLedger(Ledger):
             bring=self._bring,
             follow=self._follow,
         )
+        self._calls = Calls(link, self._standing, self._keys)
+        self._owed = Owed(link)
+        self._outbox = NodeOutbox(link, self._calls, self._owed, self._standing, self._keys, node)
         link.on_return(self._returned)
 
     # What the port promises
@@ -166,12 +158,14 @@ class RedisLedger(Ledger):
                 b"1" if claim.enforce else b"0",
             )
         try:
-            reply = await self._call(RESERVE, [self._keys.nodes], arguments, [claim.counter for claim in claims])
+            reply = await self._calls.repeat(
+                RESERVE, [self._keys.nodes], arguments, [claim.counter for claim in claims]
+            )
         except NotSent:
             raise
         except BaseException:
             # It may have taken hold all the same, and nobody would settle it; so too if nobody waits for it any more.
-            self._owe("release", request_id, lambda: self._release(request_id))
+            self._owed.owe("release", request_id, lambda: self._release(request_id))
             raise
         match reply[0]:
             case b"over":
@@ -197,14 +191,14 @@ class RedisLedger(Ledger):
             if kept[0].generation_id == generation_id:
                 return
             kept[0].generation_id = generation_id
-        await self._or_owe("note", request_id, lambda: self._call(NOTE, [], [request_id, generation_id]))
+        await self._owed.call("note", request_id, lambda: self._calls.repeat(NOTE, [], [request_id, generation_id]))
 
     async def park(self, request_id: str) -> None:
         if (kept := self._holds.get(request_id)) is not None:
             hold = kept[0]
             hold.parked = True
             hold.amounts = {counter: amount for counter, amount in hold.amounts.items() if counter.window is not None}
-        await self._or_owe("park", request_id, lambda: self._call(PARK, [], [request_id]))
+        await self._owed.call("park", request_id, lambda: self._calls.repeat(PARK, [], [request_id]))
 
     async def settle(
         self, request_id: str, charges: Sequence[tuple[Counter, int]], record: UsageRecord
@@ -235,7 +229,7 @@ class RedisLedger(Ledger):
                 raise ShapesChanged
             era = standing.era
             try:
-                reply = await self._once(SETTLE, [self._keys.outbox(self._node)], self._settling(charges, record))
+                reply = await self._calls.once(SETTLE, [self._outbox.key], self._settling(charges, record))
             except (ConnectionLost, NotSent) as error:
                 self._doubt(error, request_id)
                 if attempt == TRIES - 1 or self._link.failure is not None:
@@ -253,18 +247,25 @@ class RedisLedger(Ledger):
 
     async def release(self, request_id: str, now: float) -> None:
         self._now = now
-        await self._or_owe("release", request_id, lambda: self._release(request_id))
+        await self._owed.call("release", request_id, lambda: self._release(request_id))
 
     async def renew(self, node: str, lease: float, now: float) -> None:
+        if self._is_lapsed():
+            self._lapsed.update(self._holds)
         self._now, self._lease = now, lease
         renewed_at, clock = self._renewed_at, time.monotonic()
         late = renewed_at is not None and clock - renewed_at > lease / 2 and not self._by_hand
         keys = [self._keys.nodes, self._keys.grace]
-        reply = await self._call(RENEW, keys, [node, micros(lease), self._moment(now), b"1" if late else b"0"])
+        reply = await self._calls.repeat(
+            RENEW, keys, [node, micros(lease), self._moment(now), b"1" if late else b"0", self._keys.channel]
+        )
         self._renewed_at = clock
         # Redis may have lost the nodes with everything else: a lease that was seen runs to its end all the same.
         known = {peer: ends for peer, ends in self._standing.peers.items() if int(ends) > int(reply[1])}
         self._standing.peers = known | dict(zip(reply[2::2], reply[3::2], strict=True))
+
+    def lapsed(self, request_id: str) -> bool:
+        return request_id in self._lapsed or (request_id in self._holds and self._is_lapsed())
 
     async def expired(self, now: float, limit: int) -> list[Hold]:
         return await self._expired(now, limit, b"", 0.0)
@@ -279,7 +280,7 @@ class RedisLedger(Ledger):
 
     async def peek(self, counters: Sequence[Counter], now: float) -> list[Balance]:
         self._now = now
-        reply = await self._call(PEEK, [], [self._moment(now), *map(name_of, counters)], counters)
+        reply = await self._calls.repeat(PEEK, [], [self._moment(now), *map(name_of, counters)], counters)
         return [Balance(used, held) for used, held in zip(reply[1::2], reply[2::2], strict=True)]
 
     # What a node of many does beyond it
@@ -322,38 +323,20 @@ class RedisLedger(Ledger):
 
     def refused(self, record: UsageRecord) -> None:
         """Keep a refusal in this node's outbox, if Redis is there; it is in memory in any case."""
-        self._append("r", record.facts.request_id, _encoder.encode(record))
+        self._outbox.refused(record)
 
     def met(self, user: User) -> None:
         """Keep a person as they are now in this node's outbox, if Redis is there."""
-        self._append("u", user.id, _encoder.encode(user))
+        self._outbox.met(user)
 
     async def written(self, people: Sequence[User], records: Sequence[UsageRecord]) -> None:
         """The database has these now."""
-        ids = [record.facts.request_id for record in records]
-        keys = [*ids, *(user.id for user in people)]
-        if self._appending:
-            # What the database was told faster than Redis.
-            mine = set(keys)
-            if under_way := [task for task, key in self._appending.items() if key in mine]:
-                await asyncio.wait(under_way)
-        self._unsure.difference_update(ids)
-        entries = [self._entries.pop(key) for key in keys if key in self._entries]
-        if entries:
-            await self._or_owe("written", entries[0].decode(), lambda: self._written(entries, ids))
+        self._unsure.difference_update(record.facts.request_id for record in records)
+        await self._outbox.written(people, records)
 
     async def inherit(self, limit: int) -> list[User | UsageRecord]:
         """Rows that dead nodes did not write; they are this node's now."""
-        reply = await self._call(
-            INHERIT,
-            [self._keys.nodes, self._keys.grace, self._keys.outbox(self._node)],
-            [self._moment(self._now), self._node, limit, self._keys.outboxes],
-        )
-        taken = list(zip(reply[1::3], reply[2::3], reply[3::3], strict=True))
-        taken += await self._stray_entries()
-        for entry, field, _ in taken:
-            self._entries[field[1:].decode()] = entry
-        return [_people.decode(row) if field.startswith(b"u") else _records.decode(row) for _, field, row in taken]
+        return await self._outbox.inherit(limit, moment=self._moment(self._now), now=self._time(), lease=self._lease)
 
     async def announce(self) -> None:
         """Tell all nodes that rules or people have changed."""
@@ -366,7 +349,7 @@ class RedisLedger(Ledger):
         """What this node still holds is for others at once: it will not renew again."""
         try:
             async with asyncio.timeout(LEAVE_PATIENCE):
-                await self._pay()
+                await self._owed.pay()
         except TimeoutError:
             log.warning("this node leaves while it owes %d calls to Redis", len(self._owed))
         try:
@@ -376,51 +359,19 @@ class RedisLedger(Ledger):
 
     async def stop(self) -> None:
         """End what runs in the background."""
-        tasks = [*self._appending, *([] if self._paying is None else [self._paying])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._owed.stop()
+        await self._outbox.stop()
         await self._standing.stop()
 
     def _time(self) -> float:
         return self._now if self._by_hand else time.time()
 
+    def _is_lapsed(self) -> bool:
+        since = self._renewed_at
+        return since is not None and time.monotonic() - since > self._lease
+
     def _moment(self, at: float) -> bytes:
         return micros(at) if self._by_hand else b""
-
-    async def _call(
-        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any], counters: Sequence[Counter] = ()
-    ) -> Any:
-        """Make a call that may be repeated, until the ledger stands as was thought, and has `counters`.
-
-        Raises `LedgerAway`.
-        """
-        standing, lost = self._standing, None
-        for attempt in range(TRIES):
-            # Each time, and in one step with the call: in a new epoch they may be there and not built yet.
-            try:
-                await standing.ready(counters)
-            except LedgerAway as error:
-                raise lost or NotSent(str(error)) from error
-            epoch = standing.epoch
-            try:
-                reply = await self._once(script, keys, arguments)
-            except (ConnectionLost, NotSent) as error:
-                if isinstance(error, ConnectionLost):
-                    lost = error
-                if attempt == TRIES - 1 or self._link.failure is not None:
-                    raise lost or error from None
-                continue
-            if reply[0] == b"stale":
-                standing.doubt()
-            elif standing.epoch == epoch:
-                return reply
-            # Else a server that was left has answered late, and this node has been to the new epoch without it.
-        raise lost or LedgerAway("the counters in Redis change too fast to be counted on")
-
-    def _once(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> asyncio.Future[Any]:
-        standing = self._standing
-        return self._link.call(script, [self._keys.state, *keys], [standing.state, standing.namespace, *arguments])
 
     def _settling(self, charges: Sequence[tuple[Counter, int]], record: UsageRecord) -> list[Any]:
         era, now, learned = self._standing.era, self._time(), self._standing.learned
@@ -433,7 +384,7 @@ class RedisLedger(Ledger):
             self._moment(self._now),
             _encoder.encode(replace(record, era=era)),
             record.era,
-            self._entries.get(facts.request_id, b""),
+            self._outbox.entries.get(facts.request_id, b""),
         ]
         for counter, amount in charges:
             known = learned.get(shape_of(counter))
@@ -443,16 +394,16 @@ class RedisLedger(Ledger):
 
     def _settled(self, record: UsageRecord, era: int, reply: Sequence[Any]) -> Settled | AlreadySettled:
         request_id = record.facts.request_id
-        self._holds.pop(request_id, None)
+        self._forget(request_id)
         unsure = request_id in self._unsure
         self._unsure.discard(request_id)
         match reply[0]:
             case b"settled" | b"amended":
-                self._entries[request_id] = reply[1]
+                self._outbox.entries[request_id] = reply[1]
                 return Settled(era)
             # By an earlier try of ours; also of a record that was charged again since, by whom we have it from.
             case b"own" if unsure or 0 < record.era < reply[1]:
-                self._entries[request_id] = reply[2]
+                self._outbox.entries[request_id] = reply[2]
                 return Settled(reply[1])
         return AlreadySettled()
 
@@ -463,102 +414,33 @@ class RedisLedger(Ledger):
     async def _expired(self, now: float, limit: int, heir: bytes, lease: float) -> list[Hold]:
         self._now = now
         keys = [self._keys.nodes, self._keys.grace]
-        reply = await self._call(EXPIRED, keys, [self._moment(now), limit, heir, micros(lease)])
+        reply = await self._calls.repeat(EXPIRED, keys, [self._moment(now), limit, heir, micros(lease)])
         return [hold_of(flat, seconds(ended)) for ended, flat in zip(reply[2::3], reply[3::3], strict=True) if flat]
 
     async def _strays(self, now: float, lease: float) -> list[Hold]:
         """Holds that are this node's and that it does not know: the reply that told of them was lost."""
-        known = {*self._holds, *(key for what, key in self._owed if what == "release")}
-        _, ids, _ = await self._call(MINE, [], [self._node])
+        known = {*self._holds, *self._owed.keys("release")}
+        _, ids, _ = await self._calls.repeat(MINE, [], [self._node])
         unknown = [request_id for request_id in ids if request_id.decode() not in known]
         strays = self._stray_holds.among(unknown, now, lease)
         if not strays:
             return []
-        _, _, holds = await self._call(MINE, [], [self._node, *strays])
+        _, _, holds = await self._calls.repeat(MINE, [], [self._node, *strays])
         return [hold_of(flat, now + lease) for flat in holds]
 
-    async def _stray_entries(self) -> list[tuple[bytes, bytes, bytes]]:
-        """Rows in this node's outbox that it does not know, like `_strays`: entry, field and row of each."""
-        outbox = self._keys.outbox(self._node)
-        if await self._link.command("XLEN", outbox) <= len(self._entries):
-            return []
-        entries = await self._link.command("XRANGE", outbox, "-", "+", "COUNT", AUDITED_AT_ONCE)
-        known = set(self._entries.values())
-        rows = {entry: parts for entry, parts in entries if entry not in known}
-        strays = self._stray_rows.among(list(rows), self._time(), self._lease)
-        newer = [entry for entry in strays if rows[entry][0][1:].decode() in self._entries]
-        if newer:
-            await self._link.command("XDEL", outbox, *newer)
-        return [(entry, *rows[entry]) for entry in strays if entry not in newer]
-
     async def _release(self, request_id: str) -> None:
-        await self._call(RELEASE, [], [request_id, TOMBSTONE_SECONDS])
+        await self._calls.repeat(RELEASE, [], [request_id, TOMBSTONE_SECONDS])
+        self._forget(request_id)
+
+    def _forget(self, request_id: str) -> None:
         self._holds.pop(request_id, None)
-
-    async def _written(self, entries: Sequence[bytes], request_ids: Sequence[str]) -> None:
-        await self._link.call(
-            WRITTEN,
-            [self._keys.outbox(self._node)],
-            [self._standing.namespace, SETTLED_KEPT_SECONDS, len(entries), *entries, *request_ids],
-        )
-
-    def _append(self, kind: str, key: str, row: bytes) -> None:
-        if self._link.failure is None:
-            task = asyncio.create_task(self._append_row(kind, key, row))
-            self._appending[task] = key
-            task.add_done_callback(self._appending.pop)
-
-    async def _append_row(self, kind: str, key: str, row: bytes) -> None:
-        try:
-            entry = await self._link.command("XADD", self._keys.outbox(self._node), "*", kind + key, row)
-        except LedgerAway as error:
-            log.info("a row is in memory only until the database has it: %s", error)
-            return
-        before = self._entries.get(key)
-        self._entries[key] = entry
-        if before is not None:
-            # It said less, and whoever inherited it would believe it.
-            self._link.command("XDEL", self._keys.outbox(self._node), before).add_done_callback(_seen)
+        self._lapsed.discard(request_id)
 
     # Redis away, and back
 
-    async def _or_owe(self, what: str, key: str, call: Callable[[], Any]) -> None:
-        try:
-            await call()
-        except (LedgerAway, asyncio.CancelledError) as error:
-            self._owe(what, key, call)
-            if not isinstance(error, LedgerAway):
-                raise
-
-    def _owe(self, what: str, key: str, call: Callable[[], Any]) -> None:
-        self._owed[what, key] = call
-        if self._link.failure is None:
-            self._pay_soon()
-
     def _returned(self) -> None:
         self._standing.look_soon()
-        self._pay_soon()
-
-    def _pay_soon(self) -> None:
-        if self._paying is None or self._paying.done():
-            self._paying = asyncio.create_task(self._pay(), name="ledger owed")
-
-    async def _pay(self) -> None:
-        while self._owed:
-            (what, key), call = next(iter(self._owed.items()))
-            try:
-                await call()
-            except LedgerAway as error:
-                log.info("%s of %s is made up for later: %s", what, key, error)
-                if self._link.failure is not None:
-                    return
-                await asyncio.sleep(0.25)
-                continue
-            except Exception:
-                # Our own mistake: what else is owed must not wait behind it for ever.
-                log.exception("%s of %s could not be made up for", what, key)
-            if self._owed.get((what, key)) is call:
-                del self._owed[what, key]
+        self._owed.pay_soon()
 
     def _bring(self) -> list[asyncio.Future[Any]]:
         """Send this node's holds to a new epoch."""
@@ -580,31 +462,13 @@ class RedisLedger(Ledger):
                 *fields,
                 *amounts,
             ]
-            calls.append(self._once(ENTER, [self._keys.nodes], arguments))
+            calls.append(self._calls.once(ENTER, [self._keys.nodes], arguments))
         return calls
 
     async def _follow(self) -> None:
         """Bring all else that this node has into a new epoch."""
         for callback in self._entering:
             await callback()
-
-
-class Strays:
-    """What is unknown now and was unknown one patience ago: nothing that is merely under way."""
-
-    def __init__(self) -> None:
-        self._since: dict[bytes, float] = {}
-
-    def among(self, unknown: Iterable[bytes], now: float, patience: float) -> list[bytes]:
-        """Those of `unknown` that have been so for `patience` seconds."""
-        self._since = {key: self._since.get(key, now) for key in unknown}
-        return [key for key, since in self._since.items() if now - since >= patience]
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    # An audit makes up for what is lost here.
-    if not future.cancelled():
-        future.exception()
 
 
 def _copy(hold: Hold) -> Hold:

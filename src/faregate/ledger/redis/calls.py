@@ -1,0 +1,58 @@
+"""Calls to the scripts of the ledger, each made in the epoch and era that this node knows."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from faregate.ledger.port import Counter, LedgerAway
+from faregate.ledger.redis.link import ConnectionLost, Link, NotSent
+from faregate.ledger.redis.names import Keys
+from faregate.ledger.redis.scripts import Script
+from faregate.ledger.redis.standing import Standing
+
+TRIES = 4
+"""How often a call is made when its connection ended, or the ledger stands otherwise than was thought."""
+
+
+class Calls:
+    """What a script is told before anything else is where the ledger stands; it changes nothing if that is stale."""
+
+    def __init__(self, link: Link, standing: Standing, keys: Keys) -> None:
+        self._link = link
+        self._standing = standing
+        self._state = keys.state
+
+    def once(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> asyncio.Future[Any]:
+        """Make one call. The reply is `stale` if the ledger stands otherwise. Raises `LedgerAway`."""
+        standing = self._standing
+        return self._link.call(script, [self._state, *keys], [standing.state, standing.namespace, *arguments])
+
+    async def repeat(
+        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any], counters: Sequence[Counter] = ()
+    ) -> Any:
+        """Make a call that may be repeated, until the ledger stands as was thought, and has `counters`.
+
+        Raises `LedgerAway`.
+        """
+        standing, lost = self._standing, None
+        for attempt in range(TRIES):
+            # Each time, and in one step with the call: in a new epoch they may be there and not built yet.
+            try:
+                await standing.ready(counters)
+            except LedgerAway as error:
+                raise lost or NotSent(str(error)) from error
+            epoch = standing.epoch
+            try:
+                reply = await self.once(script, keys, arguments)
+            except (ConnectionLost, NotSent) as error:
+                if isinstance(error, ConnectionLost):
+                    lost = error
+                if attempt == TRIES - 1 or self._link.failure is not None:
+                    raise lost or error from None
+                continue
+            if reply[0] == b"stale":
+                standing.doubt()
+            elif standing.epoch == epoch:
+                return reply
+            # Else a server that was left has answered late, and this node has been to the new epoch without it.
+        raise lost or LedgerAway("the counters in Redis change too fast to be counted on")
