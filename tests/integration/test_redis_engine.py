@@ -57,10 +57,10 @@ class Database:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def next_era(self) -> int:
+    async def next_era(self, above: int = 0) -> int:
         if self.away:
             raise RecordsAway("the database is away")
-        self.era += 1
+        self.era = max(self.era, above) + 1
         return self.era
 
     async def charged(self, shapes: Iterable[Shape], era: int, now: float) -> list[Seed]:
@@ -344,6 +344,32 @@ async def test_a_stale_dump_is_noticed_by_the_run_of_the_server_and_its_leftover
         server.remove()
 
 
+async def test_a_database_that_was_set_back_does_not_lead_the_ledger_back_to_counters_of_long_ago(database: Database):
+    server = RedisServer(persistent=True)
+    server.start()
+    nodes = [Node(server.url, database, "a", by_hand=False, timeout=2)]
+    try:
+        database.era = 6
+        await nodes[0].ask("early")
+        await nodes[0].pay("early", (TOTAL, 10))
+        with server.client() as client:
+            before = client.get(KEYS.state).split(".")
+        assert int(before[0]) == 7
+        database.era, database.rows = 0, {}
+        await nodes.pop().close()
+        server.restart()
+        nodes.append(Node(server.url, database, "b", by_hand=False, timeout=2))
+        await until(lambda: nodes[0].see(TOTAL), "the counters are not built")
+        assert await nodes[0].see(TOTAL) == [Balance()]
+        with server.client() as client:
+            after = client.get(KEYS.state).split(".")
+        assert int(after[0]) > int(before[1])
+    finally:
+        for one in nodes:
+            await one.close()
+        server.remove()
+
+
 async def test_the_database_may_be_away_when_redis_is_lost_and_all_is_well_when_it_is_back(
     node: Nodes, server: RedisServer, database: Database
 ):
@@ -415,8 +441,8 @@ async def test_an_administrator_who_leaves_does_not_leave_the_eras_apart(node: N
         go_on: asyncio.Event = asyncio.Event()
         next_era = database.next_era
 
-        async def slowly() -> int:
-            era = await next_era()
+        async def slowly(above: int = 0) -> int:
+            era = await next_era(above)
             given.set()
             await go_on.wait()
             return era

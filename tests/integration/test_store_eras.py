@@ -47,6 +47,10 @@ async def test_eras_count_from_nought_on_all_nodes_and_over_restarts(nodes, data
     await again.close()
 
 
+async def test_an_era_is_above_the_one_that_the_ledger_had(nodes):
+    assert [await nodes[0].next_era(above=7), await nodes[1].next_era(above=3)] == [8, 9]
+
+
 async def test_of_many_that_begin_an_era_at_once_each_gets_its_own(nodes):
     begun = await asyncio.gather(*(node.next_era() for node in nodes for _ in range(6)))
     assert sorted(begun) == list(range(1, 19))

@@ -27,8 +27,8 @@ ROWS_AT_ONCE = 500
 class EraSource(Protocol):
     """The sums of the database by era: the store. All of it raises `StoreUnavailable` while the database is away."""
 
-    async def next_era(self) -> int:
-        """Begin a new era; its number."""
+    async def next_era(self, above: int) -> int:
+        """Begin a new era; its number, more than `above`."""
         ...
 
     async def spend(self, since: float, until: float | None = None, before_era: int | None = None) -> list[SpendRow]:
@@ -47,10 +47,10 @@ class StoredRecords(Records):
         self._store = store
         self._calendar = calendar
 
-    async def next_era(self) -> int:
+    async def next_era(self, above: int) -> int:
         """See `Records.next_era`."""
         with _reported():
-            return await self._store.next_era()
+            return await self._store.next_era(above)
 
     async def charged(self, shapes: Iterable[Shape], era: int, now: float) -> list[Seed]:
         """See `Records.charged`."""

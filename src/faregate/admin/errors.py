@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from faregate.ledger.port import LedgerAway
-from faregate.store.errors import StoreUnavailable
+from faregate.store.errors import StoreUnavailable, UnknownPolicy
 
 RETRY_AFTER = 5
 """Seconds after which to try again when the store or the ledger is away."""
@@ -87,6 +87,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(UnknownPolicy, _unknown_policy)
     app.add_exception_handler(StoreUnavailable, _unavailable)
     app.add_exception_handler(LedgerAway, _ledger_away)
     app.add_exception_handler(Exception, _unexpected)
@@ -111,6 +112,12 @@ async def _http_exception(_: Request, error: Exception) -> JSONResponse:
     code = phrase.lower().replace(" ", "_")
     message = f"{phrase}: /admin/openapi.json lists what there is."
     return error_response(error.status_code, code, message, headers=error.headers)
+
+
+async def _unknown_policy(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, UnknownPolicy)  # noqa: S101 - how handlers are registered
+    sentence = f"There is no policy {error.policy_id!r}: create it first."
+    return error_response(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_value", sentence, param="policy_id")
 
 
 async def _unavailable(_: Request, __: Exception) -> JSONResponse:

@@ -25,8 +25,12 @@ class Seed(NamedTuple):
 class Records(Protocol):
     """The records of the database, as far as counters start from them. Raises `RecordsAway` while it is away."""
 
-    async def next_era(self) -> int:
-        """Begin a new era, after which records of earlier ones are refused; its number."""
+    async def next_era(self, above: int) -> int:
+        """Begin a new era, after which records of earlier ones are refused; its number.
+
+        It is more than `above`, which the ledger had: a database that was restored from a backup, or is another one,
+        may not have come so far.
+        """
         ...
 
     async def charged(self, shapes: Iterable[Shape], era: int, now: float) -> list[Seed]:

@@ -3,7 +3,7 @@
 So the sum of what was charged before an era stays the same for ever, and counters can start from it.
 """
 
-from sqlalchemy import BigInteger, Text, cast, select, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from faregate.records import Status, UsageRecord
@@ -35,9 +35,9 @@ async def hold(connection: AsyncConnection) -> int:
     return await current(connection)
 
 
-async def begin(connection: AsyncConnection) -> int:
-    """Begin the next era, once all transactions that hold this one have ended; its number."""
+async def begin(connection: AsyncConnection, above: int) -> int:
+    """Begin the next era, once all transactions that hold this one have ended; its number, more than `above`."""
     await take(connection, Lock.ERA)
-    following = cast(cast(meta.c.value, BigInteger) + 1, Text)
-    await connection.execute(update(meta).where(meta.c.key == KEY).values(value=following))
-    return await current(connection)
+    following = max(await current(connection), above) + 1
+    await connection.execute(update(meta).where(meta.c.key == KEY).values(value=str(following)))
+    return following

@@ -22,6 +22,14 @@ class PolicyInUse(StoreError):
         super().__init__(f"the policy {policy_id} is still assigned")
 
 
+class UnknownPolicy(StoreError):
+    """There is no policy with this id, so that nobody can be assigned to it."""
+
+    def __init__(self, policy_id: str) -> None:
+        self.policy_id = policy_id
+        super().__init__(f"there is no policy {policy_id}")
+
+
 class UnknownRecord(StoreError):
     """There is no usage record with this request id."""
 

@@ -121,10 +121,10 @@ class Store:
             return await eras.current(connection)
 
     @unbroken
-    async def next_era(self) -> int:
-        """Begin a new era; its number. No charge of an earlier one is written from now on."""
+    async def next_era(self, above: int = 0) -> int:
+        """Begin a new era; its number, more than `above`. No charge of an earlier one is written from now on."""
         async with self._write() as connection:
-            return await eras.begin(connection)
+            return await eras.begin(connection, above)
 
     @unbroken
     async def write(self, people: Sequence[User], records: Sequence[UsageRecord]) -> list[UsageRecord]:
@@ -143,7 +143,7 @@ class Store:
 
     @unbroken
     async def assign(self, user: User, **decision: Unpack[Assignment]) -> None:
-        """Keep what an administrator decided about `user`."""
+        """Keep what an administrator decided about `user`. Raises `UnknownPolicy` if that policy is not there."""
         async with self._write() as connection:
             await changes.append(connection, "user", await users.assign(connection, user, decision))
 
@@ -163,7 +163,7 @@ class Store:
 
     @unbroken
     async def save_group_policy(self, rule: GroupPolicy) -> None:
-        """Assign a policy to a group, instead of the one it may have."""
+        """Assign a policy to a group, instead of the one it may have. Raises `UnknownPolicy` if it is not there."""
         async with self._write() as connection:
             await policies.save_group(connection, rule)
             await changes.append(connection, "group", [rule.group])

@@ -7,6 +7,7 @@ from sqlalchemy import bindparam, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from faregate.directory import Assignment, User
+from faregate.store import policies
 from faregate.store.chunks import chunks
 from faregate.store.tables import users
 from faregate.store.types import keepable
@@ -64,8 +65,11 @@ async def write(connection: AsyncConnection, seen: Sequence[User]) -> list[str]:
 async def assign(connection: AsyncConnection, user: User, decision: Assignment) -> list[str]:
     """Keep what an administrator decided about `user`, who may not have been written yet.
 
-    Returns the ids of those who changed.
+    Returns the ids of those who changed. Raises `UnknownPolicy` if the policy is not there.
     """
+    policy_id = decision.get("policy_id")
+    if policy_id is not None:
+        await policies.pin(connection, policy_id)
     changed = await write(connection, [user])
     if not decision:
         return changed

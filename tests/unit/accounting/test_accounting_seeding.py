@@ -119,10 +119,10 @@ def test_counters_start_from_what_charging_each_record_would_have_put_on_them(hi
 
 async def test_records_of_an_era_are_refused_once_the_next_has_begun_and_counters_start_without_them(store):
     records = StoredRecords(store, UTC)
-    first = await records.next_era()
+    first = await records.next_era(0)
     on_time, late = (replace(record_of(name), era=first) for name in ("on time", "late"))
     await store.write([], [on_time])
-    second = await records.next_era()
+    second = await records.next_era(0)
     assert second > first
     assert await store.write([], [late]) == [late]
 
@@ -138,7 +138,7 @@ class Noting:
     def __init__(self):
         self.asked = []
 
-    async def next_era(self):
+    async def next_era(self, above):
         return 1
 
     async def spend(self, since, until=None, before_era=None):

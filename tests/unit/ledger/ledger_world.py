@@ -89,8 +89,8 @@ class RecordsOf:
         self._baseline = baseline
         self.era = 0
 
-    async def next_era(self) -> int:
-        self.era += 1
+    async def next_era(self, above: int) -> int:
+        self.era = max(self.era, above) + 1
         return self.era
 
     async def charged(self, shapes: Iterable[Shape], era: int, now: float) -> list[Seed]:

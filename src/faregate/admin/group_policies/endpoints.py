@@ -5,9 +5,10 @@ from http import HTTPStatus
 from fastapi import APIRouter
 
 from faregate.admin.body import JsonObject, documented
-from faregate.admin.errors import invalid, not_found
+from faregate.admin.errors import not_found
 from faregate.admin.group_policies.schemas import GroupPolicyBody
 from faregate.admin.services import Fresh
+from faregate.store.errors import UnknownPolicy
 
 router = APIRouter(tags=["group policies"])
 
@@ -24,7 +25,7 @@ async def put_group_policy(body: JsonObject, services: Fresh) -> GroupPolicyBody
     rule = GroupPolicyBody.model_validate(body).rule()
     async with services.directory.changing:
         if rule.policy_id not in services.directory.rulebook.policies:
-            raise invalid("policy_id", f"There is no policy {rule.policy_id!r}: create it first.")
+            raise UnknownPolicy(rule.policy_id)
         await services.store.save_group_policy(rule)
         services.directory.put_group_policy(rule)
     await services.changed()

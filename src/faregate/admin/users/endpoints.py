@@ -3,10 +3,11 @@
 from fastapi import APIRouter
 
 from faregate.admin.body import JsonObject, documented
-from faregate.admin.errors import invalid, not_found
+from faregate.admin.errors import not_found
 from faregate.admin.services import AdminServices, Fresh
 from faregate.admin.users.schemas import UserOut, UserPatch
 from faregate.directory import Assignment, User
+from faregate.store.errors import UnknownPolicy
 
 router = APIRouter(tags=["users"])
 
@@ -29,7 +30,7 @@ async def change_user(user_id: str, body: JsonObject, services: Fresh) -> UserOu
     async with services.directory.changing:
         user = known_user(services, user_id)
         if patch.policy_id is not None and patch.policy_id not in services.directory.rulebook.policies:
-            raise invalid("policy_id", f"There is no policy {patch.policy_id!r}: create it first.")
+            raise UnknownPolicy(patch.policy_id)
         await services.store.assign(user, **changes)
         services.directory.assign(user_id, **changes)
     await services.changed()

@@ -9,17 +9,19 @@ again. A new shape of limit begins a new era in the same epoch, and only its own
 
 import asyncio
 import logging
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from faregate.ledger.port import Counter, LedgerAway
+from faregate.ledger.redis.background import Work, seen
+from faregate.ledger.redis.building import POLL, Builder
+from faregate.ledger.redis.building import SCRIPTS as BUILDING_SCRIPTS
 from faregate.ledger.redis.link import ConnectionLost, Link, NotSent
-from faregate.ledger.redis.names import Keys, lifetime, micros, name_of, shape_name, shape_named, shape_of
+from faregate.ledger.redis.lock import SCRIPTS as LOCK_SCRIPTS
+from faregate.ledger.redis.lock import BuildLock
+from faregate.ledger.redis.names import Keys, name_of, shape_named, shape_of
 from faregate.ledger.redis.scripts import load
-from faregate.ledger.seeds import Records, RecordsAway, Seed
-from faregate.policy.model import Meter, Window
+from faregate.ledger.seeds import Records
 from faregate.policy.rulebook import Shape
 
 PATIENCE = 1.0
@@ -31,22 +33,17 @@ LEARNING_PATIENCE = 10.0
 JOIN_PATIENCE = 1.5
 """Seconds that a new epoch waits for nodes that were alive to bring their holds: service is to be normal within 2 s."""
 
-POLL = 0.05
 TRIES = 3
-LOCK_SECONDS = 5
-SEEDS_AT_ONCE = 200
+"""How often a look is repeated whose connection ended under it."""
+
 REBUILD_AGAIN = 0.25
+"""Seconds before holds are brought again, or counters built, that are not all there yet although Redis answers."""
 
 COUNTED_MOST = 65_536
 """Names that are remembered as built."""
 
-SWEPT_AT_ONCE = 500
-"""Keys that one step of a sweep looks at."""
-
-LOOK, FOUND, WIDEN, SEED, READY, JOIN, MISSING, LOCK, UNLOCK = map(
-    load, ("look", "found", "widen", "seed", "ready", "join", "missing", "lock", "unlock")
-)
-SCRIPTS = (LOOK, FOUND, WIDEN, SEED, READY, JOIN, MISSING, LOCK, UNLOCK)
+LOOK, JOIN = map(load, ("look", "join"))
+SCRIPTS = (LOOK, JOIN, *BUILDING_SCRIPTS, *LOCK_SCRIPTS)
 
 log = logging.getLogger(__name__)
 
@@ -77,22 +74,21 @@ class Standing:
         that the node has to bring. `now` is in epoch seconds, `moment` what scripts are told is the time: nothing where
         it is Redis's own."""
         self._link = link
-        self._records = records
         self._keys = keys
         self._node = node
-        self._now = now
-        self._moment = moment
         self._bring = bring
         self._follow = follow
-        self._owner = f"{node}/{secrets.token_hex(8)}".encode()
-        self._server = b""
-        self._looking: asyncio.Task[None] | None = None
-        self._building: asyncio.Task[None] | None = None
+        self._lock = BuildLock(link, keys.lock, node)
+        self._builder = Builder(link, records, keys, self._lock.owner, now=now, moment=moment)
+        self._looking = Work(self._look_around, "ledger standing", self._looked)
+        # A task of its own: who waits for it may leave, and a new era of the database must get to Redis all the same.
+        self._widening = Work(self._begin_era, "ledger widening")
+        self._building = Work(self._build, "ledger building")
         self._entering: asyncio.Task[None] | None = None
-        self._widening: asyncio.Task[None] | None = None
+        self._server = b""
         self._wanted: dict[Shape, None] = {}
         self._beyond = -1
-        self._exclusive = asyncio.Lock()
+        self._newest = 0
         self._changed = asyncio.Event()
         self._entered = 0
         self.known = False
@@ -118,7 +114,7 @@ class Standing:
     def look_soon(self) -> None:
         """Like `doubt`, and do so now, also where no request comes."""
         self.doubt()
-        self._look()
+        self._looking.begin()
 
     async def certain(self) -> None:
         """Return once the standing is known. Raises `LedgerAway`."""
@@ -126,7 +122,7 @@ class Standing:
             return
         try:
             async with asyncio.timeout(PATIENCE):
-                await asyncio.shield(self._look())
+                await asyncio.shield(self._looking.begin())
         except TimeoutError:
             raise _being_built() from None
 
@@ -152,11 +148,11 @@ class Standing:
                     missing = [shape for shape in wanted if shape not in self.learned]
                     if missing:
                         self._wanted.update(dict.fromkeys(missing))
-                        await asyncio.shield(self._widen())
+                        await asyncio.shield(self._widening.begin())
                     elif all(self.learned[shape].ready for shape in wanted):
                         return
                     else:
-                        self._build_soon()
+                        self._building.begin()
                         await self._next_change()
         except TimeoutError:
             raise _being_built() from None
@@ -168,14 +164,14 @@ class Standing:
                 await self.certain()
                 while self.era <= beyond:
                     self._beyond = max(self._beyond, beyond)
-                    await asyncio.shield(self._widen())
+                    await asyncio.shield(self._widening.begin())
                     await self.certain()
         except TimeoutError:
             raise _being_built() from None
 
     async def stop(self) -> None:
         """End what runs in the background."""
-        all_tasks = (self._looking, self._building, self._entering, self._widening)
+        all_tasks = (self._looking.task, self._building.task, self._entering, self._widening.task)
         tasks = [task for task in all_tasks if task is not None]
         for task in tasks:
             task.cancel()
@@ -185,12 +181,6 @@ class Standing:
         if server.encode() != self._server:
             self._server = server.encode()
             self.doubt()
-
-    def _look(self) -> asyncio.Task[None]:
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look_around(), name="ledger standing")
-            self._looking.add_done_callback(self._looked)
-        return self._looking
 
     def _looked(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
@@ -202,7 +192,7 @@ class Standing:
             if not await self._found():
                 await asyncio.sleep(POLL)
         if any(not learned.ready for learned in self.learned.values()):
-            self._build_soon()
+            self._building.begin()
 
     async def _sees(self) -> bool:
         for _ in range(TRIES):
@@ -220,13 +210,14 @@ class Standing:
         self._changed.clear()
         server = self._server
         state, founded_on, flat = await self._link.call(LOOK, [keys.state, keys.server, keys.shapes], [])
+        epoch, _, era = state.partition(b".") if state else (b"0", b"", b"0")
+        self._newest = max(self._newest, int(era))
         if not state or (server and founded_on != server) or server != self._server:
             return False
         learned = {
             shape_named(name): Learned(int(era.rstrip(b"+")), not era.endswith(b"+"))
             for name, era in zip(flat[::2], flat[1::2], strict=True)
         }
-        epoch, _, era = state.partition(b".")
         self.epoch, self.era, self.state = int(epoch), int(era), state
         self.namespace = keys.namespace(self.epoch)
         if learned != self.learned:
@@ -244,7 +235,7 @@ class Standing:
         if self._entering is not None:
             self._entering.cancel()
         self._entering = asyncio.create_task(self._enter(self.epoch, brought), name="ledger entering")
-        self._entering.add_done_callback(_seen)
+        self._entering.add_done_callback(seen)
 
     async def _enter(self, epoch: int, brought: list[asyncio.Future[Any]]) -> None:
         """Bring what this node has into `epoch`, again and again until all is there, then say so."""
@@ -269,58 +260,31 @@ class Standing:
 
     async def _found(self) -> bool:
         """Begin a new epoch, unless somebody else is about to."""
-        keys = self._keys
-        async with self._locked() as locked:
+        async with self._lock.held() as locked:
             if not locked or await self._adopt():
                 return locked
-            server = self._server
-            era = await self._next_era()
-            shapes = [shape_name(shape) for shape in self.learned]
-            log.warning("Redis has no counters that can be relied on: they are built from the database, epoch %d", era)
-            await self._link.call(
-                FOUND,
-                [keys.state, keys.server, keys.shapes, keys.lock],
-                [self._owner, era, server, keys.channel, *shapes],
-            )
+            await self._builder.found(self._server, self.learned, self._newest)
             self.rebuilds += 1
             return True
 
-    def _widen(self) -> asyncio.Task[None]:
-        # A task of its own: who waits for it may leave, and a new era of the database must get to Redis all the same.
-        if self._widening is None or self._widening.done():
-            self._widening = asyncio.create_task(self._begin_era(), name="ledger widening")
-            self._widening.add_done_callback(_seen)
-        return self._widening
-
     async def _begin_era(self) -> None:
         """Begin a new era for the shapes that are wanted, or because the one of now is over in the database."""
-        keys = self._keys
-        async with self._locked() as locked:
+        async with self._lock.held() as locked:
             if not locked:
                 await asyncio.sleep(POLL)
             elif await self._adopt():
-                missing = [shape_name(shape) for shape in self._wanted if shape not in self.learned]
+                missing = [shape for shape in self._wanted if shape not in self.learned]
                 self._wanted.clear()
                 if missing or self.era <= self._beyond:
-                    era = await self._next_era()
-                    await self._link.call(
-                        WIDEN,
-                        [keys.state, keys.shapes, keys.lock],
-                        [self._owner, self.epoch, era, keys.channel, *missing],
-                    )
+                    await self._builder.widen(self.epoch, missing, self._newest)
         self.doubt()
         await self.certain()
-
-    def _build_soon(self) -> None:
-        if self._building is None or self._building.done():
-            self._building = asyncio.create_task(self._build(), name="ledger building")
-            self._building.add_done_callback(_seen)
 
     async def _build(self) -> None:
         while True:
             locked = False
             try:
-                async with self._locked() as locked:
+                async with self._lock.held() as locked:
                     if locked and await self._adopt():
                         for era in sorted({learned.era for learned in self.learned.values() if not learned.ready}):
                             await self._build_era(era)
@@ -329,7 +293,7 @@ class Standing:
                 if all(learned.ready for learned in self.learned.values()):
                     self.trouble = None
                     if locked:
-                        await self._sweep()
+                        await self._builder.sweep(self.epoch)
                     return
             except LedgerAway as error:
                 trouble = f"the counters in Redis are not built yet: {error}"
@@ -341,68 +305,21 @@ class Standing:
             await asyncio.sleep(POLL if not locked else REBUILD_AGAIN)
 
     async def _build_era(self, era: int) -> None:
-        keys, now = self._keys, self._now()
         shapes = [shape for shape, learned in self.learned.items() if learned == (era, False)]
         state, namespace = self.state, self.namespace
-        try:
-            seeds = await self._records.charged(shapes, era, now)
-        except RecordsAway as error:
-            raise LedgerAway(f"the database cannot tell what was spent: {error}") from error
-        pending = [
-            self._link.call(
-                SEED,
-                [keys.state, keys.lock],
-                [state, namespace, self._owner, *(part for seed in some for part in _parts(seed, now))],
-            )
-            for some in _chunks(seeds)
-        ]
-        for reply in await asyncio.gather(*pending):
-            if reply[0] != b"set":
-                return
+        if not await self._builder.seed(state, namespace, shapes, era):
+            return
         if era == self.epoch:
-            await self._everybody_in(state, namespace)
-        named = [part for shape in shapes for part in (shape_name(shape), era)]
-        await self._link.call(READY, [keys.state, keys.lock, keys.shapes], [state, self._owner, keys.channel, *named])
-
-    async def _everybody_in(self, state: bytes, namespace: bytes) -> None:
-        """Wait until the nodes that were alive have brought their holds, but not for ever: one may have died."""
-        missing: list[bytes] = []
-        if self._entering is not None:
-            await asyncio.wait([self._entering], timeout=JOIN_PATIENCE)
-        for _ in range(round(JOIN_PATIENCE / POLL)):
-            _, *missing = await self._link.call(
-                MISSING, [self._keys.state, self._keys.nodes], [state, namespace, self._moment()]
-            )
-            if not missing:
-                return
-            await asyncio.sleep(POLL)
-        log.warning("%d nodes have not brought their holds back in time; they may be dead", len(missing))
+            if self._entering is not None:
+                await asyncio.wait([self._entering], timeout=JOIN_PATIENCE)
+            await self._builder.everybody_in(state, namespace, JOIN_PATIENCE)
+        await self._builder.ready(state, shapes, era)
 
     def _join(self) -> asyncio.Future[Any]:
         peers = [part for peer in self.peers.items() for part in peer]
         return self._link.call(
             JOIN, [self._keys.state, self._keys.nodes], [self.state, self.namespace, self._node, *peers]
         )
-
-    async def _sweep(self) -> None:
-        """Remove what former epochs left: most of it would stay for ever, and nothing reads it any more."""
-        tag, cursor = self._keys.tag, b""
-        try:
-            while cursor != b"0":
-                some = ("MATCH", tag + b"[0-9]*", "COUNT", SWEPT_AT_ONCE)
-                cursor, found = await self._link.command("SCAN", cursor or b"0", *some)
-                epochs = ((key, key[len(tag) :].partition(b":")[0]) for key in found)
-                old = [key for key, epoch in epochs if epoch.isdigit() and int(epoch) < self.epoch]
-                if old:
-                    await self._link.command("UNLINK", *old)
-        except LedgerAway as error:
-            log.warning("What earlier counters left in Redis stays there: %s", error)
-
-    async def _next_era(self) -> int:
-        try:
-            return await self._records.next_era()
-        except RecordsAway as error:
-            raise LedgerAway(f"the counters cannot be built without the database: {error}") from error
 
     async def _next_change(self) -> None:
         try:
@@ -412,45 +329,6 @@ class Standing:
             pass
         self.doubt()
 
-    @asynccontextmanager
-    async def _locked(self) -> AsyncIterator[bool]:
-        """Whether this node alone may build. The lock ends with the node that has it."""
-        key = self._keys.lock
-        async with self._exclusive:
-            if not await self._link.call(LOCK, [key], [self._owner, LOCK_SECONDS]):
-                yield False
-                return
-            keeping = asyncio.create_task(self._keep_lock())
-            keeping.add_done_callback(_seen)
-            try:
-                yield True
-            finally:
-                keeping.cancel()
-                self._link.call(UNLOCK, [key], [self._owner]).add_done_callback(_seen)
-
-    async def _keep_lock(self) -> None:
-        while True:
-            await asyncio.sleep(LOCK_SECONDS / 3)
-            await self._link.command("EXPIRE", self._keys.lock, LOCK_SECONDS)
-
-
-def _parts(seed: Seed, now: float) -> tuple[bytes | int | str, ...]:
-    counter = seed.counter
-    at = micros(seed.admitted_at) if counter.window is Window.MINUTE else b""
-    return name_of(counter), lifetime(counter, now), seed.amount, seed.request_id, at
-
-
-def _chunks(seeds: list[Seed]) -> list[list[Seed]]:
-    useful = [seed for seed in seeds if seed.counter.meter is not Meter.CONCURRENT and seed.amount]
-    return [useful[n : n + SEEDS_AT_ONCE] for n in range(0, len(useful), SEEDS_AT_ONCE)]
-
 
 def _being_built() -> LedgerAway:
     return LedgerAway("the counters in Redis are being built from the database; that takes a moment")
-
-
-def _seen(task: asyncio.Future[Any]) -> None:
-    # Whoever waits for it hears of its error; where nobody does, the next call will meet the same.
-    error = None if task.cancelled() else task.exception()
-    if error is not None and not isinstance(error, LedgerAway):
-        log.error("the shared ledger made a mistake", exc_info=error)
