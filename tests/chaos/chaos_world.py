@@ -14,7 +14,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import redis
-from commands import ADMIN_KEY, CONNECTION_KEY, UPSTREAM_KEY, Gateway, Simulator
+from commands import Gateway, Simulator
+from fleet import defaults, running, sharing, start_all
 from redis_eyes import Eyes, clock
 from redis_proxy import RedisProxy
 from redis_server import RedisServer
@@ -38,9 +39,7 @@ class World:
         self._ends = ExitStack()
 
     def __enter__(self) -> "World":
-        self.redis = RedisServer()
-        self._ends.callback(self.redis.remove)
-        self.redis.start()
+        self.redis = self._ends.enter_context(running(RedisServer()))
         self.eyes = Eyes(self.redis)
         self._ends.callback(self.eyes.close)
         self.simulator = Simulator(self._folder, "--generation-delay", "0.1")
@@ -49,13 +48,8 @@ class World:
         for proxy in self.proxies:
             proxy.start()
             self._ends.callback(proxy.stop)
+        self.gateways = start_all(self._start, NODES, **self._policy)
         self._ends.callback(self._end_gateways)
-        self.gateways: list[Gateway] = []
-        # The first one makes the database and knows the policy; the others may come together.
-        self.gateways.append(self._start(0))
-        self.gateways[0].set_policy(**self._policy)
-        with ThreadPoolExecutor(NODES) as starting:
-            self.gateways += starting.map(self._start, range(1, NODES))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,6 +113,16 @@ class World:
             for number, gateway in zip(some, starting.map(self._start, some), strict=True):
                 self.gateways[number] = gateway
 
+    def set_limits(self, limits: list[dict[str, object]]) -> None:
+        """Let all nodes have other limits. Returns once each knows them."""
+        self._policy = {**self._policy, "limits": limits}
+        self.gateways[0].set_policy(**self._policy)
+        wanted = self.gateways[0].admin("GET", "/policies").json()
+        for gateway in self.gateways:
+            self._until(
+                lambda asked=gateway: asked.admin("GET", "/policies").json() == wanted, "a node does not learn limits"
+            )
+
     # What is waited for
 
     def nothing_is_left_behind(self) -> bool:
@@ -172,17 +176,8 @@ class World:
     def _start(self, number: int) -> Gateway:
         folder = self._folder / f"node{number}"
         folder.mkdir(exist_ok=True)
-        settings = {
-            "OPENROUTER_API_KEY": UPSTREAM_KEY,
-            "OPENROUTER_BASE_URL": f"{self.simulator.url}/api/v1",
-            "ADMIN_API_KEY": ADMIN_KEY,
-            "GATEWAY_API_KEYS": f"tests:{CONNECTION_KEY}",
-            "RECONCILE_DELAYS": "0.2,0.3,0.5,1",
-            "SHUTDOWN_GRACE": "5",
-            "REDIS_URL": self.proxies[number].url,
-            "DATABASE_URL": f"sqlite:///{self._folder / 'faregate.db'}",
-        }
-        return Gateway.start(folder, settings)
+        shared = sharing(self.proxies[number].url, self._folder)
+        return Gateway.start(folder, defaults(self.simulator) | shared | {"RECONCILE_DELAYS": "0.2,0.3,0.5,1"})
 
     def _end_gateways(self) -> None:
         for gateway in self.gateways:

@@ -279,6 +279,19 @@ async def test_a_connection_lost_in_mid_call_leaves_the_outcome_open(
     assert link.losses == 1
 
 
+async def test_a_call_made_in_the_turn_in_which_the_connection_is_lost_is_answered_on_the_next_one(
+    one: RedisServer, opened: Opener
+) -> None:
+    link = await opened(one.url)
+    (pipe,) = link._pipes
+    before = link.command("ECHO", "before")
+    # In one turn of the loop: the writer is woken, the reader finds the connection lost, and somebody calls.
+    pipe.end(ConnectionLost, "lost")
+    after = link.command("ECHO", "after")
+    assert await failures(before) == [NotSent]
+    assert await done(after) == b"after"
+
+
 async def test_no_call_is_answered_with_the_reply_of_another_while_connections_break(
     one: RedisServer, opened: Opener
 ) -> None:

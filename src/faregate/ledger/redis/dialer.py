@@ -15,6 +15,7 @@ from redis.crc import key_slot
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from faregate.ledger.port import LedgerAway
+from faregate.ledger.redis.refusals import said
 
 _REDIS_PORT = 6379
 _SENTINEL_PORT = 26379
@@ -279,7 +280,9 @@ async def _guarded(
     except ResponseError as refused:
         raise LedgerAway(f"Redis at {where} refused the connection: {refused}. Correct REDIS_URL or its ACL.") from None
     except (RedisError, OSError) as failed:
-        raise LedgerAway(f"Redis at {where} is not reachable: {failed}. Check that it runs, and the network.") from None
+        raise LedgerAway(
+            f"Redis at {where} is not reachable: {said(failed)}. Check that it runs, and the network."
+        ) from None
 
 
 def _settings(credentials: str, name: str) -> dict[str, Any]:

@@ -118,7 +118,8 @@ class Pipe:
 
     async def _write(self) -> None:
         try:
-            while not self._retired:
+            # Once it has ended, what is unsent is for the next connection, even if we were woken before.
+            while not self._retired and self._closing is None:
                 calls = self._owner.take_unsent()
                 if not calls:
                     self._bell = self._loop.create_future()
