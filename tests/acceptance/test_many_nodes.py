@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import httpx
 import pytest
 from books import AT_ONCE, DAY, assert_nothing_is_held, settled, until
 from commands import CONNECTION_KEY, DEADLINE, Gateway, Launch, Simulator
+from fleet import ask, bills_of, running, sharing, start_all, stream
 from open_webui import MODEL, Person, plain_headers, somebody, user_turn
 from postgres import Postgres
 from redis_server import RedisServer
@@ -25,23 +25,15 @@ Nodes = Callable[..., list[Gateway]]
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
     """A Redis for one test: it may be stopped, emptied and killed."""
-    server = RedisServer()
-    try:
-        server.start()
+    with running(RedisServer()) as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL for one test."""
-    server = Postgres()
-    try:
-        server.start()
+    with running(Postgres()) as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture
@@ -50,32 +42,10 @@ def nodes(launch: Launch, redis: RedisServer, simulator: Simulator, tmp_path: Pa
     simulator.reset()
 
     def start(count: int, limits: Sequence[dict[str, object]] = (), **settings: str) -> list[Gateway]:
-        shared = {"REDIS_URL": redis.url, "DATABASE_URL": f"sqlite:///{tmp_path / 'faregate.db'}"} | settings
-        first = launch("node0", **shared)
-        # Whoever comes later finds them.
-        first.set_policy(limits=list(limits))
-        return [first, *(launch(f"node{number}", **shared) for number in range(1, count))]
+        shared = sharing(redis.url, tmp_path) | settings
+        return start_all(lambda number: launch(f"node{number}", **shared), count, limits=list(limits))
 
     return start
-
-
-def ask(gateway: Gateway, person: Person, text: str = "Hello", **more: object) -> httpx.Response:
-    return httpx.post(
-        f"{gateway.url}/v1/chat/completions",
-        headers=plain_headers(person, CONNECTION_KEY),
-        json=user_turn(text, **{"stream": False, "tools": []} | more),
-        timeout=DEADLINE,
-    )
-
-
-def stream(gateway: Gateway, person: Person, text: str) -> AbstractContextManager[httpx.Response]:
-    return httpx.stream(
-        "POST",
-        f"{gateway.url}/v1/chat/completions",
-        headers=plain_headers(person, CONNECTION_KEY),
-        json=user_turn(text, tools=[]),
-        timeout=DEADLINE,
-    )
 
 
 async def ask_at_once(
@@ -105,10 +75,6 @@ def within(seconds: float, condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"it did not come to that within {seconds} s"
         time.sleep(0.02)
-
-
-def bills_of(simulator: Simulator) -> list[Decimal]:
-    return sorted(Decimal(str(bill["total"])) for bill in simulator.bills())
 
 
 def readiness(gateway: Gateway) -> int:

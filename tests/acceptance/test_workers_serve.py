@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 from books import AT_ONCE, DAY, assert_nothing_is_held, settled
-from commands import CONNECTION_KEY, DEADLINE, FAREGATE, Gateway, Launch, Process, Simulator
+from commands import DEADLINE, FAREGATE, Gateway, Launch, Process, Simulator
+from fleet import ask, bills_of, running, stream
 from open_webui import Person, plain_headers, somebody, user_turn
 from redis_server import RedisServer
 
@@ -21,12 +22,8 @@ WORKERS = "2"
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
     """A Redis for this file of tests."""
-    server = RedisServer()
-    try:
-        server.start()
+    with running(RedisServer()) as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture
@@ -34,16 +31,6 @@ def shared(redis: RedisServer) -> dict[str, str]:
     """The settings of processes that share limits that nobody else has."""
     redis.flush()
     return {"WORKERS": WORKERS, "REDIS_URL": redis.url}
-
-
-def ask(gateway: Gateway, person: Person, text: str = "Hello") -> httpx.Response:
-    """Ask on a connection of its own: the system chooses the worker anew."""
-    return httpx.post(
-        f"{gateway.url}/v1/chat/completions",
-        headers=plain_headers(person, CONNECTION_KEY),
-        json=user_turn(text, stream=False, tools=[]),
-        timeout=DEADLINE,
-    )
 
 
 def await_both(gateway: Gateway, person: Person) -> set[int]:
@@ -68,9 +55,9 @@ def test_each_worker_serves_and_what_all_of_them_spent_is_in_one_book(
 
     await_both(gateway, person)
 
-    bills = [Decimal(str(bill["total"])) for bill in simulator.bills()]
+    bills = bills_of(simulator)
     records = settled(gateway, person, len(bills))
-    assert sorted(Decimal(record["cost"]) for record in records) == sorted(bills)
+    assert sorted(Decimal(record["cost"]) for record in records) == bills
     assert_nothing_is_held(gateway, person, sum(bills, Decimal(0)))
 
 
@@ -100,22 +87,16 @@ def test_after_kill_9_of_a_worker_another_takes_its_place_and_the_book_is_right(
     gateway.process.await_line(r"Worker \d+ serves")
 
     assert victim not in await_both(gateway, person)
-    bills = [Decimal(str(bill["total"])) for bill in simulator.bills()]
+    bills = bills_of(simulator)
     records = settled(gateway, person, len(bills))
-    assert sorted(Decimal(record["cost"]) for record in records) == sorted(bills)
+    assert sorted(Decimal(record["cost"]) for record in records) == bills
 
 
 def test_sigterm_lets_answers_of_all_workers_end(launch: Launch, simulator: Simulator, shared: dict[str, str]):
     person = somebody()
     gateway = launch(**shared)
     await_both(gateway, person)
-    with httpx.stream(
-        "POST",
-        f"{gateway.url}/v1/chat/completions",
-        headers=plain_headers(person, CONNECTION_KEY),
-        json=user_turn("Hello [[tokens=40]] [[pace=0.02]]", tools=[]),
-        timeout=DEADLINE,
-    ) as answer:
+    with stream(gateway, person, "Hello [[tokens=40]] [[pace=0.02]]") as answer:
         lines = answer.iter_lines()
         assert next(lines)
         gateway.process.terminate()

@@ -177,7 +177,9 @@ class World:
         folder = self._folder / f"node{number}"
         folder.mkdir(exist_ok=True)
         shared = sharing(self.proxies[number].url, self._folder)
-        return Gateway.start(folder, defaults(self.simulator) | shared | {"RECONCILE_DELAYS": "0.2,0.3,0.5,1"})
+        # Redis may be silent just then.
+        settings = defaults(self.simulator) | shared | {"RECONCILE_DELAYS": "0.2,0.3,0.5,1"}
+        return Gateway.start(folder, settings, state=None)
 
     def _end_gateways(self) -> None:
         for gateway in self.gateways:
