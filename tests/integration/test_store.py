@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rows import NOON, person, record
 from sqlalchemy.exc import DBAPIError
 
-from faregate.policy.model import Enforcement, GroupPolicy, Limit, Meter, Policy, Scope, Window
+from faregate.policy.model import DEFAULT_POLICY_ID, Enforcement, GroupPolicy, Limit, Meter, Policy, Scope, Window
 from faregate.records import Source, Status
 from faregate.store import engine
 from faregate.store.errors import PolicyInUse, StoreError, StoreUnavailable, UnknownRecord
@@ -166,11 +166,12 @@ async def test_the_latest_state_of_a_person_in_a_batch_wins(store):
 
 
 async def test_writing_a_person_does_not_undo_what_an_administrator_decided(store):
+    await store.save_policy(ROUGH)
     await store.write([person()], [])
-    await store.assign(person(), is_active=False, policy_id="calm")
+    await store.assign(person(), is_active=False, policy_id="rough")
     await store.write([person(seen=NOON + 60, role="admin", is_active=True, policy_id=None)], [])
     [user] = (await store.load()).users
-    assert (user.role, user.is_active, user.policy_id) == ("admin", False, "calm")
+    assert (user.role, user.is_active, user.policy_id) == ("admin", False, "rough")
 
 
 async def test_a_decision_about_somebody_who_was_not_written_yet_is_kept(store):
@@ -180,7 +181,8 @@ async def test_a_decision_about_somebody_who_was_not_written_yet_is_kept(store):
 
 
 async def test_a_decision_leaves_alone_what_it_does_not_name(store):
-    await store.assign(person(), is_active=False, policy_id="calm")
+    await store.save_policy(ROUGH)
+    await store.assign(person(), is_active=False, policy_id="rough")
     await store.assign(person(), policy_id=None)
     await store.assign(person())
     [user] = (await store.load()).users
@@ -407,7 +409,7 @@ async def test_a_policy_that_is_assigned_is_not_deleted(store):
     await store.assign(person("u-2"), policy_id="rough")
     await store.save_group_policy(GroupPolicy("b", "rough"))
     await store.save_group_policy(GroupPolicy("a", "rough"))
-    await store.save_group_policy(GroupPolicy("c", "calm"))
+    await store.save_group_policy(GroupPolicy("c", DEFAULT_POLICY_ID))
     with pytest.raises(PolicyInUse) as use:
         await store.delete_policy("rough")
     assert (use.value.users, use.value.groups) == (2, ("a", "b"))

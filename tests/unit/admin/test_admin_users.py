@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from faregate.policy.model import GroupPolicy, Policy
+from faregate.policy.model import GroupPolicy
 
 
 async def test_everybody_is_listed_in_the_order_of_arrival(gateway, admin):
@@ -53,8 +53,8 @@ async def test_a_person_is_deactivated_and_reactivated(gateway, admin):
 
 
 async def test_an_assigned_policy_applies_at_once_and_null_takes_it_away(gateway, admin):
-    gateway.directory.put_policy(Policy("calm", "Calm"))
-    gateway.directory.put_policy(Policy("wild", "Wild"))
+    await admin.post("/admin/policies", json={"id": "calm"})
+    await admin.post("/admin/policies", json={"id": "wild"})
     gateway.directory.put_group_policy(GroupPolicy("staff", "wild"))
     user = gateway.meet()
     for policy_id, effective in (("calm", "calm"), (None, "wild")):
@@ -64,7 +64,7 @@ async def test_an_assigned_policy_applies_at_once_and_null_takes_it_away(gateway
 
 
 async def test_a_patch_leaves_alone_what_it_does_not_name(gateway, admin):
-    gateway.directory.put_policy(Policy("calm", "Calm"))
+    await admin.post("/admin/policies", json={"id": "calm"})
     user = gateway.meet()
     path = f"/admin/users/{user.id}"
     changes = ({"policy_id": "calm"}, {"is_active": False})
