@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import ADMIN_KEY, CONNECTION_KEY, UPSTREAM_KEY, Gateway, Launch, Simulator
+from commands import Gateway, Launch, Simulator
+from fleet import defaults
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def launch(simulator: Simulator, tmp_path: Path) -> Iterator[Launch]:
 
     def start(folder: str = "gateway", state: str = "ready", **settings: str) -> Gateway:
         (tmp_path / folder).mkdir(exist_ok=True)
-        gateway = Gateway.start(tmp_path / folder, _defaults(simulator) | settings, state)
+        gateway = Gateway.start(tmp_path / folder, defaults(simulator) | settings, state)
         started.append(gateway)
         return gateway
 
@@ -37,17 +38,6 @@ def launch(simulator: Simulator, tmp_path: Path) -> Iterator[Launch]:
 @pytest.fixture(scope="module")
 def gateway(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway for this file of tests, in the mode `headers`. Tests of it should use people of their own."""
-    running = Gateway.start(tmp_path_factory.mktemp("gateway"), _defaults(simulator))
+    running = Gateway.start(tmp_path_factory.mktemp("gateway"), defaults(simulator))
     yield running
     running.process.end()
-
-
-def _defaults(simulator: Simulator) -> dict[str, str]:
-    return {
-        "OPENROUTER_API_KEY": UPSTREAM_KEY,
-        "OPENROUTER_BASE_URL": f"{simulator.url}/api/v1",
-        "ADMIN_API_KEY": ADMIN_KEY,
-        "GATEWAY_API_KEYS": f"tests:{CONNECTION_KEY}",
-        "RECONCILE_DELAYS": "0.3,0.3,0.5,1",
-        "SHUTDOWN_GRACE": "5",
-    }
