@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from faregate.accounting.background import background, ended
+from faregate.accounting.background import background, ended_soon
 from faregate.accounting.clock import Clock, SystemClock
 from faregate.directory import Directory
 from faregate.ledger.port import LedgerAway
@@ -69,7 +69,7 @@ class Following:
         self._stopping.set()
         self._news.set()
         if self._task is not None:
-            await ended(self._task)
+            await ended_soon(self._task)
             self._task = None
 
     async def round(self) -> None:

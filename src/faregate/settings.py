@@ -1,7 +1,9 @@
 """Every setting of Faregate: its name, its default, its meaning. Read from the environment, then from `.env`."""
 
 import re
+from calendar import monthrange
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
@@ -50,6 +52,21 @@ class OnOutage(StrEnum):
     OPEN = "open"
 
 
+class DatabaseMigrate(StrEnum):
+    """Who brings the schema of the database up to date: a start does it (`auto`), or an administrator (`manual`)."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+
+
+class OnClientLeft(StrEnum):
+    """What happens upstream when the client of a stream leaves: `auto` leaves too where that stops the bill and reads
+    on to the usage elsewhere, `drain` always reads on."""
+
+    AUTO = "auto"
+    DRAIN = "drain"
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """One client of the gateway, known by its key."""
@@ -61,6 +78,10 @@ class Connection:
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Moments = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 """Seconds for which every request may have to wait: few."""
+
+RETENTION = re.compile(r"([1-9][0-9]{0,3}) (day|month)s?")
+SHORTEST_RETENTION_DAYS = 31
+"""Of the longest calendar window, by month, the counters are built anew from the records."""
 
 REDIS_URL = re.compile(r"(?:(?:rediss?|valkeys?)(?:\+sentinel|\+cluster)?://[^\s/]|unix://(?:[^\s/]*@)?/)\S*")
 
@@ -77,6 +98,8 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=256)
     data_dir: Path = Path("data")
     database_url: SecretStr | None = None
+    database_migrate: DatabaseMigrate = DatabaseMigrate.AUTO
+    usage_retention: str = "forever"
     redis_url: SecretStr | None = None
     redis_prefix: str = "faregate"
     redis_connect_timeout: Moments = 0.05
@@ -84,6 +107,7 @@ class Settings(BaseSettings):
     ledger_on_outage: OnOutage = OnOutage.CLOSED
 
     openrouter_api_key: SecretStr | None = None
+    openrouter_management_key: SecretStr | None = None
     openrouter_base_url: str = OPENROUTER_URL
     openrouter_http_referer: str | None = None
     openrouter_x_title: str = "Faregate"
@@ -103,9 +127,12 @@ class Settings(BaseSettings):
     upstream_connect_timeout: Seconds = 5.0
     upstream_first_byte_timeout: Seconds = 60.0
     upstream_idle_timeout: Seconds = 300.0
+    client_left: OnClientLeft = OnClientLeft.AUTO
     reconcile_delays: str = "2,5,15,60,300,900,3600"
 
-    @field_validator("identity", "log_mode", "log_level", "ledger_on_outage", mode="before")
+    @field_validator(
+        "identity", "log_mode", "log_level", "ledger_on_outage", "database_migrate", "client_left", mode="before"
+    )
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
@@ -140,7 +167,7 @@ class Settings(BaseSettings):
             raise ValueError("should be printable ASCII, since it travels as an HTTP header")
         return value
 
-    @field_validator("openrouter_api_key", "admin_api_key")
+    @field_validator("openrouter_api_key", "openrouter_management_key", "admin_api_key")
     @classmethod
     def _header_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
@@ -173,6 +200,18 @@ class Settings(BaseSettings):
         # Braces would end the hash tag that keeps all keys of a deployment in one slot of a cluster.
         if not re.fullmatch(r"[A-Za-z0-9.:_-]{1,64}", value):
             raise ValueError("should be 1 to 64 letters, digits or .:_- such as faregate")
+        return value
+
+    @field_validator("usage_retention")
+    @classmethod
+    def _retention(cls, value: str) -> str:
+        value = " ".join(value.lower().split())
+        if value != "forever":
+            parts = RETENTION.fullmatch(value)
+            if parts is None or (parts[2] == "day" and int(parts[1]) < SHORTEST_RETENTION_DAYS):
+                raise ValueError(
+                    f"should be forever, or {SHORTEST_RETENTION_DAYS} days or more such as 400 days or 13 months"
+                )
         return value
 
     @field_validator("reconcile_delays")
@@ -212,6 +251,18 @@ class Settings(BaseSettings):
     def zone(self) -> ZoneInfo:
         """The zone in which calendar windows begin and end."""
         return ZoneInfo(self.timezone)
+
+    def kept_since(self, now: float) -> float | None:
+        """Before when records are dropped, at `now` (both seconds since the epoch); None if they are kept for ever."""
+        parts = RETENTION.fullmatch(self.usage_retention)
+        if parts is None:
+            return None
+        moment, number = datetime.fromtimestamp(now, UTC), int(parts[1])
+        if parts[2] == "day":
+            return (moment - timedelta(days=number)).timestamp()
+        year, month = divmod(moment.year * 12 + moment.month - 1 - number, 12)
+        month += 1
+        return moment.replace(year=year, month=month, day=min(moment.day, monthrange(year, month)[1])).timestamp()
 
     def delays(self) -> tuple[float, ...]:
         """Seconds between the tries of a late settlement."""

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -15,11 +16,17 @@ from pathlib import Path
 DEADLINE = 60.0
 """Seconds that a start or a stop may take before a test gives up."""
 
+MAX_CONNECTIONS = 40
+
 
 class Postgres:
-    """A server of its own, on loopback alone, where `postgres` needs no password. Nothing it keeps is synced."""
+    """A server of its own, on loopback alone, where `postgres` needs no password.
 
-    def __init__(self) -> None:
+    Nothing it keeps is synced, unless its settings say so.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        self._settings = settings
         # Not below pytest's folder, which nobody else may enter: see `_user`.
         self._folder = Path(tempfile.mkdtemp(prefix="faregate-postgres-"))
         self._user = _user()
@@ -28,6 +35,7 @@ class Postgres:
         self._data = self._folder / "data"
         self._log = self._folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._paused: list[int] = []
         self._databases = count(1)
         self.port = _free_port()
         self._bin = self._programs()
@@ -47,8 +55,24 @@ class Postgres:
         self._process.kill()
         self._process.wait(DEADLINE)
 
+    def pause(self) -> None:
+        """Let it fall silent, with all its children: connections stay open, and nothing is answered."""
+        assert self._process is not None
+        # It first: so none is born meanwhile.
+        for pid in (self._process.pid, *self._children()):
+            self._paused.append(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it speak again."""
+        while self._paused:
+            with suppress(ProcessLookupError):
+                os.kill(self._paused.pop(), signal.SIGCONT)
+
     def remove(self) -> None:
         """Stop it if it runs, and leave nothing behind."""
+        self.resume()
         if self._process is not None and self._process.poll() is None:
             # SIGQUIT: without a checkpoint, as nothing of it is needed any more.
             self._process.send_signal(signal.SIGQUIT)
@@ -71,13 +95,19 @@ class Postgres:
         rows = self._run("psql", *how, "-d", self.url(database), "-c", statement).splitlines()
         return [tuple(None if value == "\\N" else value for value in row.split("\t")) for row in rows]
 
+    def _children(self) -> list[int]:
+        assert self._process is not None
+        found = subprocess.run(["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True, check=True)
+        return [int(pid) for pid in found.stdout.split()]
+
     def _started(self) -> bool:
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
             "fsync": "off",
-            "max_connections": 40,
+            "max_connections": MAX_CONNECTIONS,
+            **self._settings,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:

@@ -5,6 +5,9 @@ from faregate.records import Facts, Status, UsageRecord
 
 NOON = 1_800_014_400.0
 
+BY = {"actor": "admin key from 10.1.2.3", "at": NOON}
+"""Which administrator changed something, and when."""
+
 
 def person(subject="u-1", *, seen=NOON, **more):
     values = {

@@ -112,7 +112,7 @@ async def test_what_an_administrator_decides_survives_a_restart(start):
         await node.admin.patch(f"/admin/users/{user.id}", json={"is_active": False}),
     ]
     assert [decision.status_code for decision in decisions] == [200, 200, 200]
-    routes = ("users", "policies", "group-policies", "usage", f"users/{user.id}/quota")
+    routes = ("users", "policies", "group-policies", "audit", "usage", f"users/{user.id}/quota")
     before = {route: (await node.admin.get(f"/admin/{route}")).json() for route in routes}
 
     later = await start()

@@ -6,14 +6,15 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from rows import BY, NOON
 
 from faregate.directory import Directory, Person
 from faregate.following import Following
 from faregate.policy.model import GroupPolicy, Limit, Meter, Policy, Window
+from faregate.store import engine
 from faregate.store.errors import PolicyInUse, UnknownPolicy
 from faregate.store.store import Store
 
-NOON = 1_800_014_400.0
 CALM = Policy("calm", "Calm", (Limit(Meter.REQUESTS, Window.DAY, 10),))
 ZOE = Person("owui", "zoe", "zoe@example.com", "Zoë 山田", "user", ("staff",))
 
@@ -57,27 +58,27 @@ class Node:
 
     async def put_policy(self, policy):
         async with self.directory.changing:
-            await self.store.save_policy(policy)
+            await self.store.save_policy(policy, **BY)
             self.directory.put_policy(policy)
 
     async def drop_policy(self, policy_id):
         async with self.directory.changing:
-            await self.store.delete_policy(policy_id)
+            await self.store.delete_policy(policy_id, **BY)
             self.directory.drop_policy(policy_id)
 
     async def put_group_policy(self, rule):
         async with self.directory.changing:
-            await self.store.save_group_policy(rule)
+            await self.store.save_group_policy(rule, **BY)
             self.directory.put_group_policy(rule)
 
     async def drop_group_policy(self, group):
         async with self.directory.changing:
-            await self.store.delete_group_policy(group)
+            await self.store.delete_group_policy(group, **BY)
             self.directory.drop_group_policy(group)
 
     async def assign(self, user, **changes):
         async with self.directory.changing:
-            await self.store.assign(user, **changes)
+            await self.store.assign(user, **changes, **BY)
             self.directory.assign(user.id, **changes)
 
     def state(self):
@@ -101,6 +102,12 @@ def state(users, policies, group_policies):
 async def stored(store):
     snapshot = await store.load()
     return state(snapshot.users, snapshot.policies, snapshot.group_policies)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """On SQLite the lock is not given in turn: with many writers on a busy machine one may wait for long."""
+    monkeypatch.setattr(engine, "POOL_TIMEOUT", 60.0)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 from databases import DEADLINE, until_waiting
-from rows import NOON, person
+from rows import BY, NOON, person
 
 from faregate.admin.app import create_admin
 from faregate.admin.services import AdminServices
@@ -34,7 +34,7 @@ def patient(monkeypatch):
 async def two(database):
     """Two nodes on one database, which knows one policy and one person."""
     stores = [await Store.open(database.url, name) for name in ("one", "two")]
-    await stores[0].save_policy(CALM)
+    await stores[0].save_policy(CALM, **BY)
     await stores[0].write([person()], [])
     yield stores
     for store in stores:
@@ -42,11 +42,11 @@ async def two(database):
 
 
 def to_person(store):
-    return store.assign(person(), is_active=False, policy_id="calm")
+    return store.assign(person(), is_active=False, policy_id="calm", **BY)
 
 
 def to_group(store):
-    return store.save_group_policy(STAFF)
+    return store.save_group_policy(STAFF, **BY)
 
 
 def to_person_in(connection):
@@ -75,7 +75,7 @@ async def assigned(store):
 @pytest.mark.parametrize("assign", [to_person, to_group])
 async def test_a_policy_that_is_not_there_is_not_assigned_and_nothing_changes(two, assign):
     one, other = two
-    await other.delete_policy("calm")
+    await other.delete_policy("calm", **BY)
     before, seen = await one.load(), await one.newest_change()
     with pytest.raises(UnknownPolicy, match="there is no policy calm") as refused:
         await assign(one)
@@ -85,14 +85,14 @@ async def test_a_policy_that_is_not_there_is_not_assigned_and_nothing_changes(tw
 
 async def test_somebody_new_is_not_registered_by_an_assignment_that_is_refused(two):
     with pytest.raises(UnknownPolicy):
-        await two[0].assign(person("u-2"), policy_id="wild")
+        await two[0].assign(person("u-2"), policy_id="wild", **BY)
     assert (await two[0].load()).users == (person(),)
 
 
 async def test_the_default_policy_is_assigned_though_it_was_never_saved(two):
     one, other = two
-    await one.assign(person(), policy_id=DEFAULT_POLICY_ID)
-    await one.save_group_policy(GroupPolicy("staff", DEFAULT_POLICY_ID))
+    await one.assign(person(), policy_id=DEFAULT_POLICY_ID, **BY)
+    await one.save_group_policy(GroupPolicy("staff", DEFAULT_POLICY_ID), **BY)
     assert await assigned(other) == {DEFAULT_POLICY_ID}
 
 
@@ -115,7 +115,7 @@ async def test_a_policy_that_another_node_is_assigning_is_not_deleted(two, datab
     async with asyncio.timeout(DEADLINE):
         async with one._write() as connection:
             await assign_in(connection)
-            deleting = asyncio.create_task(other.delete_policy("calm"))
+            deleting = asyncio.create_task(other.delete_policy("calm", **BY))
             await under_way(database, deleting)
         with pytest.raises(PolicyInUse):
             await deleting
@@ -152,8 +152,8 @@ async def test_a_policy_that_another_node_is_replacing_is_assigned(two, database
 async def test_of_an_assignment_and_a_deletion_at_once_one_is_refused(two, assign):
     one, other = two
     for turn in range(10):
-        await one.save_policy(CALM)
-        both = [assign(one), other.delete_policy("calm")]
+        await one.save_policy(CALM, **BY)
+        both = [assign(one), other.delete_policy("calm", **BY)]
         first, second = await asyncio.gather(*both[:: (-1) ** turn], return_exceptions=True)
         of_assigning, of_deleting = (first, second)[:: (-1) ** turn]
         assert (type(of_assigning), type(of_deleting)) in {
@@ -161,8 +161,8 @@ async def test_of_an_assignment_and_a_deletion_at_once_one_is_refused(two, assig
             (UnknownPolicy, type(None)),
         }
         assert await assigned(one) == ({"calm"} if of_assigning is None else set())
-        await one.assign(person(), policy_id=None)
-        await one.delete_group_policy("staff")
+        await one.assign(person(), policy_id=None, **BY)
+        await one.delete_group_policy("staff", **BY)
 
 
 async def test_whatever_nodes_do_at_once_nobody_has_a_policy_that_is_gone_and_none_locks_another_out(two):
@@ -170,14 +170,14 @@ async def test_whatever_nodes_do_at_once_nobody_has_a_policy_that_is_gone_and_no
         mine, theirs = ("calm", "wild")[:: (-1) ** turn]
         somebody, group = person(f"u-{turn % 3}"), f"g-{turn % 2}"
         for action in (
-            lambda: store.save_policy(Policy(mine, f"{turn}")),
-            lambda: store.assign(somebody, policy_id=mine),
-            lambda: store.save_group_policy(GroupPolicy(group, theirs)),
+            lambda: store.save_policy(Policy(mine, f"{turn}"), **BY),
+            lambda: store.assign(somebody, policy_id=mine, **BY),
+            lambda: store.save_group_policy(GroupPolicy(group, theirs), **BY),
             lambda: store.write([person(f"u-{n}", seen=NOON + turn, name=f"{turn}") for n in range(3)], []),
-            lambda: store.delete_policy(mine),
-            lambda: store.assign(somebody, policy_id=None),
-            lambda: store.delete_group_policy(group),
-            lambda: store.delete_policy(theirs),
+            lambda: store.delete_policy(mine, **BY),
+            lambda: store.assign(somebody, policy_id=None, **BY),
+            lambda: store.delete_group_policy(group, **BY),
+            lambda: store.delete_policy(theirs, **BY),
         ):
             with contextlib.suppress(PolicyInUse, UnknownPolicy):
                 await action()
@@ -190,10 +190,9 @@ async def test_whatever_nodes_do_at_once_nobody_has_a_policy_that_is_gone_and_no
 
 async def gone(store):
     """How many have a policy that is not there. Asked at once: of two questions each would see another moment."""
-    those = "SELECT policy_id FROM users WHERE policy_id IS NOT NULL UNION ALL SELECT policy_id FROM group_policies"
     async with store._read() as connection:
         counted = await connection.exec_driver_sql(
-            f"SELECT count(*) FROM ({those}) AS assigned WHERE policy_id NOT IN (SELECT id FROM policies)"
+            "SELECT count(*) FROM assignments WHERE policy_id NOT IN (SELECT id FROM policies)"
         )
         return counted.scalar()
 
@@ -250,7 +249,7 @@ async def test_who_assigns_a_policy_that_another_node_has_just_deleted_is_told_s
         return [(answer.status_code, answer.json()) for answer in requests]
 
     never_there = await answers("wild")
-    await two[1].delete_policy("calm")
+    await two[1].delete_policy("calm", **BY)
     assert await answers("calm") == [
         (status, {"error": body["error"] | {"message": body["error"]["message"].replace("wild", "calm")}})
         for status, body in never_there

@@ -2,13 +2,15 @@
 
 import asyncio
 from dataclasses import replace
+from random import Random
 
 import pytest
 from databases import DEADLINE, postgres_database, until_waiting
-from rows import NOON, person, record
+from rows import BY, NOON, person, record
 
+from faregate.directory import user_id_of
 from faregate.policy.model import GroupPolicy, Policy
-from faregate.store import changes, engine
+from faregate.store import changes, engine, users
 from faregate.store.errors import PolicyInUse
 from faregate.store.store import Store
 
@@ -37,11 +39,11 @@ async def test_a_new_feed_is_empty(store):
 
 
 async def test_every_change_of_a_rule_is_told_in_its_order(store):
-    await store.save_policy(CALM)
-    await store.save_group_policy(GroupPolicy("physics, applied", "calm"))
-    await store.save_policy(replace(CALM, name="Calmer"))
-    await store.delete_group_policy("physics, applied")
-    await store.delete_policy("calm")
+    await store.save_policy(CALM, **BY)
+    await store.save_group_policy(GroupPolicy("physics, applied", "calm"), **BY)
+    await store.save_policy(replace(CALM, name="Calmer"), **BY)
+    await store.delete_group_policy("physics, applied", **BY)
+    await store.delete_policy("calm", **BY)
     assert await since(store) == [
         ("policy", "calm"),
         ("group", "physics, applied"),
@@ -56,11 +58,11 @@ async def test_every_change_of_a_rule_is_told_in_its_order(store):
 
 
 async def test_a_change_that_was_refused_is_not_told(store):
-    await store.save_policy(CALM)
-    await store.save_group_policy(GroupPolicy("staff", "calm"))
+    await store.save_policy(CALM, **BY)
+    await store.save_group_policy(GroupPolicy("staff", "calm"), **BY)
     seen = await store.newest_change()
     with pytest.raises(PolicyInUse):
-        await store.delete_policy("calm")
+        await store.delete_policy("calm", **BY)
     assert await since(store, seen) == []
 
 
@@ -89,25 +91,26 @@ async def test_a_name_that_no_database_can_keep_is_told_of_once(store):
 async def test_a_person_is_told_of_by_the_id_of_the_first_sight(store):
     await store.write([person(id="first")], [])
     await store.write([person(id="second", name="New")], [])
-    await store.assign(person(id="third"), is_active=False)
+    await store.assign(person(id="third"), is_active=False, **BY)
     assert await since(store) == [("user", "first")] * 3
 
 
 async def test_a_decision_about_somebody_is_told_once(store):
-    await store.save_policy(CALM)
+    await store.save_policy(CALM, **BY)
     seen = await store.newest_change()
-    await store.assign(person("u-1"), is_active=False)
-    await store.assign(person("u-1"), policy_id="calm")
-    await store.assign(person("u-1"))
-    await store.assign(person("u-2"))
+    await store.assign(person("u-1"), is_active=False, **BY)
+    for _ in range(2):
+        await store.assign(person("u-1"), policy_id="calm", **BY)
+        await store.assign(person("u-1"), **BY)
+    await store.assign(person("u-2"), **BY)
     assert await since(store, seen) == [("user", person(name).id) for name in ("u-1", "u-1", "u-2")]
 
 
 async def test_a_node_that_follows_asks_for_those_who_changed_and_for_the_rules(store):
     crowd = [person(f"u-{n}") for n in range(900)]
     await store.write(crowd, [])
-    await store.save_policy(CALM)
-    await store.save_group_policy(GroupPolicy("staff", "calm"))
+    await store.save_policy(CALM, **BY)
+    await store.save_group_policy(GroupPolicy("staff", "calm"), **BY)
     wanted = [user.id for user in crowd[:850]]
     assert sorted(user.id for user in await store.people([*wanted, "nobody"])) == sorted(wanted)
     assert await store.people([crowd[3].id]) == [crowd[3]]
@@ -118,13 +121,13 @@ async def test_a_node_that_follows_asks_for_those_who_changed_and_for_the_rules(
 async def test_old_changes_are_dropped_and_their_numbers_never_come_back(store, database, monkeypatch):
     monkeypatch.setattr(changes, "KEPT", 5)
     monkeypatch.setattr(changes, "PRUNED_EVERY", 10)
-    for _ in range(19):
-        await store.save_policy(CALM)
+    for turn in range(19):
+        await store.save_policy(replace(CALM, name=f"{turn}"), **BY)
     assert (await store.oldest_change(), await store.newest_change()) == (6, 19)
     await store.write([person(f"u-{n}") for n in range(4)], [])
     assert (await store.oldest_change(), await store.newest_change()) == (19, 23)
     database.sql("DELETE FROM changes")
-    await store.save_policy(CALM)
+    await store.save_policy(CALM, **BY)
     assert (await store.oldest_change(), await store.newest_change()) == (24, 24)
 
 
@@ -143,7 +146,7 @@ async def test_a_reader_that_follows_misses_nothing_while_many_write(database):
 
     async def write(store, name):
         for turn in range(12):
-            await store.save_policy(replace(CALM, id=f"{name}-{turn}"))
+            await store.save_policy(replace(CALM, id=f"{name}-{turn}"), **BY)
 
     async with asyncio.timeout(DEADLINE):
         following = asyncio.create_task(follow())
@@ -165,7 +168,7 @@ async def test_a_number_is_not_seen_before_the_smaller_ones_of_transactions_unde
     slow, quick = await Store.open(on_postgresql.url), await Store.open(on_postgresql.url)
     async with slow._write() as connection:
         await changes.append(connection, "policy", ["slow"])
-        saving = asyncio.create_task(quick.save_policy(replace(CALM, id="quick")))
+        saving = asyncio.create_task(quick.save_policy(replace(CALM, id="quick"), **BY))
         await until_waiting(on_postgresql, 1)
         assert not saving.done()
         assert await quick.changes(0) == []
@@ -193,14 +196,46 @@ async def test_a_person_that_another_node_changes_meanwhile_is_told_of_too(on_po
 async def test_nodes_that_write_the_same_people_at_once_do_not_lock_each_other_out(database):
     nodes = [await Store.open(database.url) for _ in range(3)]
 
+    def seen(number, turn, name):
+        # New people, new connections and new groups all the time, each named by several nodes at once.
+        connection = f"c-{(number + turn) // 9}"
+        groups = tuple(f"g-{turn + n * number % 5}" for n in range(3))
+        subject = f"u-{number}"
+        values = {"id": user_id_of(connection, subject), "connection": connection, "name": name, "groups": groups}
+        return person(subject, seen=NOON + turn, **values)
+
     async def write(node, name):
+        random = Random(name)
         for turn in range(8):
-            crowd = [person(f"u-{(turn * 3 + n) % 20}", seen=NOON + turn, name=name) for n in range(9)]
+            crowd = [seen(number, turn, name) for number in random.sample(range(20), 9)]
             await node.write(crowd, [])
-            await node.assign(crowd[0], is_active=True)
+            await node.assign(crowd[0], is_active=True, **BY)
 
     async with asyncio.timeout(DEADLINE):
-        await asyncio.gather(*(write(node, f"{n}") for n, node in enumerate(nodes) for _ in range(2)))
-    assert len((await nodes[0].load()).users) == 20
+        await asyncio.gather(*(write(node, f"{n}{m}") for n, node in enumerate(nodes) for m in range(2)))
+    everybody = (await nodes[0].load()).users
+    assert len({user.subject for user in everybody}) == 20
+    for user in everybody:
+        last = seen(int(user.subject.removeprefix("u-")), int(user.last_seen_at - NOON), user.name)
+        assert (user.connection, user.groups) == (last.connection, tuple(sorted(set(last.groups))))
+    for node in nodes:
+        await node.close()
+
+
+async def test_nodes_that_meet_the_same_new_groups_in_different_order_do_not_lock_each_other_out(on_postgresql):
+    nodes = [await Store.open(on_postgresql.url) for _ in range(3)]
+    groups = tuple(f"g-{n}" for n in range(5))
+    await nodes[0].write([person("u-0", groups=())], [])
+    async with asyncio.timeout(DEADLINE):
+        # Both of the others come as far as the group in the middle, and meet there.
+        async with nodes[0]._write() as connection:
+            await users.write(connection, [person("u-0", groups=groups[2:3], seen=NOON + 1)])
+            writing = [
+                asyncio.create_task(node.write([person(f"u-{n}", groups=groups[::order])], []))
+                for n, (node, order) in enumerate(zip(nodes[1:], (1, -1), strict=True), 1)
+            ]
+            await until_waiting(on_postgresql, 2)
+        await asyncio.gather(*writing)
+    assert sorted(user.groups for user in (await nodes[0].load()).users) == [groups, groups, groups[2:3]]
     for node in nodes:
         await node.close()

@@ -1,7 +1,9 @@
 """Who may use the admin API, and that nobody in between keeps its answers."""
 
 import hmac
+from typing import Annotated
 
+from fastapi import Depends, Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,6 +35,14 @@ class AdminKey:
     def _admits(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name.lower() == HEADER.encode()]
         return len(given) == 1 and hmac.compare_digest(given[0], self._key)
+
+
+def _actor(request: Request) -> str:
+    return f"admin key from {request.client.host}" if request.client is not None else "admin key"
+
+
+Actor = Annotated[str, Depends(_actor)]
+"""Who asks, for the audit log: there is one key, so it is the address that tells."""
 
 
 class NoStore:

@@ -6,9 +6,12 @@ from fastapi.security import APIKeyHeader
 from faregate import __version__
 from faregate.admin import errors
 from faregate.admin.access import HEADER, AdminKey, NoStore
+from faregate.admin.audit import endpoints as audit
 from faregate.admin.group_policies import endpoints as group_policies
+from faregate.admin.jobs import endpoints as jobs
 from faregate.admin.policies import endpoints as policies
 from faregate.admin.quota import endpoints as quota
+from faregate.admin.reports import endpoints as reports
 from faregate.admin.services import AdminServices
 from faregate.admin.usage import endpoints as usage
 from faregate.admin.users import endpoints as users
@@ -42,6 +45,6 @@ def create_admin(services: AdminServices) -> FastAPI:
     errors.install(app)
     app.add_middleware(AdminKey, key=services.admin_key)
     app.add_middleware(NoStore)
-    for noun in (users, policies, group_policies, usage, quota):
+    for noun in (users, policies, group_policies, audit, usage, reports, quota, jobs):
         app.include_router(noun.router, prefix="/admin")
     return app

@@ -1,7 +1,7 @@
 """What the admin API works with."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -12,6 +12,9 @@ from faregate.ledger.port import Ledger
 from faregate.policy.windows import Calendar
 from faregate.store.errors import StoreUnavailable
 from faregate.store.store import Store
+
+PATIENCE = 3.0
+"""Seconds to wait for a sign of life from the database before anything is read or changed."""
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ class AdminServices:
     both may raise `StoreUnavailable`. `changed` is awaited after each change of rules or people that the store and
     the directory have: the ledger learns the limits, and the other nodes are told. It must not raise `LedgerAway`:
     the change is made, and both happen later without it. `clock` gives seconds since the epoch.
+    `jobs` are those that this node plans, with the seconds between two runs.
 
     Who changes something holds `directory.changing` from the check to the end: on this node, what a change was
     checked against stays true. What other nodes do at the same time, the store checks.
@@ -42,6 +46,7 @@ class AdminServices:
     clock: Callable[[], float]
     follow: Callable[[], Awaitable[None]] = _no_other_node
     changed: Callable[[], Awaitable[None]] = _no_other_node
+    jobs: Mapping[str, float] = field(default_factory=dict)
 
 
 def _services(request: Request) -> AdminServices:
@@ -50,16 +55,20 @@ def _services(request: Request) -> AdminServices:
 
 
 async def _fresh(services: Annotated[AdminServices, Depends(_services)]) -> AdminServices:
-    for bring_up_to_date in (services.flush, services.follow):
-        try:
-            await bring_up_to_date()
-        except StoreUnavailable as error:
-            # A disk that is full can still be read. Where the database is away, the reading says so.
-            log.warning("what is shown to the administrator lacks the latest: %s", error)
+    # What is shown from memory may have changed elsewhere: without the database nobody knows.
+    await services.store.ping(PATIENCE)
+    try:
+        await services.flush()
+    except StoreUnavailable as error:
+        # A disk that is full can still be read.
+        log.warning("what is shown to the administrator lacks the latest: %s", error)
+    await services.follow()
     return services
 
 
 Fresh = Annotated[AdminServices, Depends(_fresh)]
-"""The services, after everything that this node has accepted can be read from the store, and everything that the
-store has is known to this node: if the store takes part now. What another node accepted a moment ago may be missing.
+"""The services, after everything that the store has is known to this node, and everything that this node has accepted
+can be read from the store, if that can be written. What another node accepted a moment ago may be missing.
+
+Raises `StoreUnavailable`, which is a 503, while the store cannot be read.
 """

@@ -147,6 +147,7 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
                 raise
             connection.run_async(lambda _: asyncio.sleep(WAL_AGAIN_SECONDS))
     cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
 
 

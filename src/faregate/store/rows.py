@@ -1,24 +1,32 @@
 """The rows of usage records: how they are written, claimed, and become records again."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 import msgspec
-from sqlalchemy import or_, select, update
+from sqlalchemy import Insert, bindparam, or_, select, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from faregate.records import Facts, Source, Status, UsageRecord
+from faregate.store import partitions
 from faregate.store.chunks import chunks
 from faregate.store.eras import is_fenced
 from faregate.store.tables import usage_records
+from faregate.store.types import Instant
 from faregate.store.upsert import upsert
 
 _row = usage_records.c
 _PENDING = _row.status == Status.PENDING.value
-_KEY = ("request_id",)
+_KEY = ("request_id", "ts")
 _REST = tuple(column.name for column in usage_records.columns if column.name not in _KEY)
+_HOUR_SECONDS = 3600
+_TOUCH = text(
+    "INSERT INTO stale_hours (hour, touched) VALUES (:hour, 1)"
+    " ON CONFLICT (hour) DO UPDATE SET touched = stale_hours.touched + 1"
+).bindparams(bindparam("hour", type_=Instant))
 _OF_FACTS = ("user_id", "email", "connection", "groups", "policy_id", "rules", "model", "task", "chat_id", "stream")
 _OF_RECORD = tuple(
     field.name for field in fields(UsageRecord) if field.name not in {"facts", "status", "source", "outcome"}
@@ -31,7 +39,8 @@ async def write(
     """Keep `records`, each once: a row that is `pending` is replaced, a final one never changes.
 
     What is pending belongs to `node`. Returns those that are late, and not written: charged before `era`, and not
-    among the final rows.
+    among the final rows. The hours of what is final are stale from now on; who adds one up waits until this
+    transaction has ended.
     """
     late = {record.facts.request_id: record for record in records if _is_late(record, era)}
     kept: dict[str, UsageRecord] = {}
@@ -42,9 +51,11 @@ async def write(
     if kept:
         statement = upsert(connection, usage_records, key=_KEY, update=_REST, where=_PENDING)
         # Sorted, so that two writers lock rows in the same order.
-        await connection.execute(statement, [_values(kept[request_id], node) for request_id in sorted(kept)])
+        await _insert(connection, statement, [_values(kept[request_id], node) for request_id in sorted(kept)])
     # One that was written in its era, unnoticed by its writer, is in the sums: charging it again would count it twice.
     done = await settled(connection, list(late))
+    # Last, as all nodes write to the same few hours: each has them locked from here to the end of its transaction.
+    await _touch(connection, kept.values())
     return [record for request_id, record in late.items() if request_id not in done]
 
 
@@ -71,6 +82,32 @@ async def claim(connection: AsyncConnection, node: str, alive: Sequence[str], li
     for some in chunks([row["request_id"] for row in rows]):
         await connection.execute(update(usage_records).where(_row.request_id.in_(some)).values(node=node))
     return [_record(row) for row in rows]
+
+
+async def _insert(connection: AsyncConnection, statement: Insert, values: list[dict[str, Any]]) -> None:
+    """Run `statement`, and again once the months that it lacked are made."""
+    if connection.dialect.name != "postgresql":
+        await connection.execute(statement, values)
+        return
+    try:
+        async with connection.begin_nested():
+            await connection.execute(statement, values)
+    except DBAPIError as error:
+        if not partitions.is_missing(error):
+            raise
+        # Outside of the savepoint, which has let go of the rows that it locked: others may wait for them who make
+        # a month too.
+        await partitions.ensure(connection, [row["ts"] for row in values])
+        await connection.execute(statement, values)
+
+
+async def _touch(connection: AsyncConnection, records: Iterable[UsageRecord]) -> None:
+    """Let the hours of what is final among `records` be added up anew."""
+    final = (record for record in records if record.status is not Status.PENDING)
+    hours = {record.facts.admitted_at // _HOUR_SECONDS * _HOUR_SECONDS for record in final}
+    if hours:
+        # Sorted, for the same reason as rows are.
+        await connection.execute(_TOUCH, [{"hour": hour} for hour in sorted(hours)])
 
 
 def _is_late(record: UsageRecord, era: int) -> bool:

@@ -3,21 +3,51 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import date
+from functools import partial
 from typing import Self, Unpack
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from faregate.directory import Assignment, User
 from faregate.policy.model import GroupPolicy, Policy
 from faregate.records import UsageRecord
-from faregate.store import changes, eras, policies, rows, schema, usage, users
+from faregate.store import (
+    audit,
+    changes,
+    eras,
+    export,
+    jobs,
+    partitions,
+    policies,
+    reconciliations,
+    reports,
+    rollups,
+    rows,
+    schema,
+    usage,
+    users,
+)
+from faregate.store.audit import AuditRow, Edit, Kind
+from faregate.store.carried import carry
 from faregate.store.changes import Change
 from faregate.store.engine import WRITES, open_engine, reported
+from faregate.store.errors import RollupFailed
+from faregate.store.jobs import JobRun
+from faregate.store.locks import Lock, take, try_take
+from faregate.store.pulse import Pulse
+from faregate.store.reconciliations import DayRow, DaySum
+from faregate.store.reports import Every, Report
+from faregate.store.rollups import By
 from faregate.store.unbroken import unbroken
 from faregate.store.usage import ChargedRow, SpendRow, UsageQuery, UsageRow
 
-__all__ = ["Change", "ChargedRow", "Snapshot", "SpendRow", "Store", "UsageQuery", "UsageRow"]
+__all__ = ["AuditRow", "Change", "ChargedRow", "Snapshot", "SpendRow", "Store", "UsageQuery", "UsageRow"]
+
+PING_SECONDS = 0.8
+"""An orchestrator asks whether a node is ready with a patience of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +66,21 @@ class Store:
         self._node = node
         self._reader = engine
         self._writer = engine.execution_options(**{WRITES: True})
+        self._pulse = Pulse(self._answers)
 
     @classmethod
-    async def open(cls, url: str, node: str = "") -> Self:
-        """Connect to `sqlite:///file` or `postgresql://...` and create what is missing.
+    async def open(cls, url: str, node: str = "", migrate: bool = True) -> Self:
+        """Connect to `sqlite:///file` or `postgresql://...` and bring the schema there up to date.
 
         `node` is the id of the node that writes through this store: what it leaves pending is its own.
 
-        Raises `StoreError` if the URL cannot work, or a newer Faregate has been there.
+        Raises `StoreError` if the URL cannot work, or a newer Faregate has been there, and, unless it may `migrate`,
+        if an older one has.
         """
         store = cls(open_engine(url), node)
         try:
             async with store._write() as connection:
-                await schema.prepare(connection)
+                await schema.prepare(connection, migrate=migrate)
         except BaseException:
             await store.close()
             raise
@@ -58,11 +90,9 @@ class Store:
         """Give all connections back."""
         await self._reader.dispose()
 
-    @unbroken
-    async def ping(self) -> None:
-        """Return if the database answers."""
-        async with self._read() as connection:
-            await connection.execute(text("SELECT 1"))
+    async def ping(self, patience: float = PING_SECONDS) -> None:
+        """Return if the database answers within `patience` seconds."""
+        await self._pulse.feel(patience)
 
     @unbroken
     async def salt(self) -> bytes:
@@ -142,38 +172,49 @@ class Store:
             return late
 
     @unbroken
-    async def assign(self, user: User, **decision: Unpack[Assignment]) -> None:
-        """Keep what an administrator decided about `user`. Raises `UnknownPolicy` if that policy is not there."""
-        async with self._write() as connection:
-            await changes.append(connection, "user", await users.assign(connection, user, decision))
+    async def assign(self, user: User, *, actor: str, at: float, **decision: Unpack[Assignment]) -> None:
+        """Keep what an administrator decided about `user`. Raises `UnknownPolicy` if that policy is not there.
+
+        For the audit log, in this and the next four: `actor` asked for it, `at` (seconds since the epoch). What
+        changes nothing is not logged.
+        """
+        async with self._decide() as connection:
+            changed, edit = await users.assign(connection, user, decision)
+            if edit.changes:
+                await audit.append(connection, edit, actor=actor, at=at)
+            await changes.append(connection, "user", changed)
 
     @unbroken
-    async def save_policy(self, policy: Policy) -> None:
+    async def save_policy(self, policy: Policy, *, actor: str, at: float) -> None:
         """Add `policy`, or replace the one with its id."""
-        async with self._write() as connection:
-            await policies.save(connection, policy)
-            await changes.append(connection, "policy", [policy.id])
+        async with self._decide() as connection:
+            await _tell(connection, await policies.save(connection, policy), actor, at)
 
     @unbroken
-    async def delete_policy(self, policy_id: str) -> None:
+    async def delete_policy(self, policy_id: str, *, actor: str, at: float) -> None:
         """Delete a policy. Raises `PolicyInUse` while a person or a group is assigned to it."""
-        async with self._write() as connection:
-            await policies.delete(connection, policy_id)
-            await changes.append(connection, "policy", [policy_id])
+        async with self._decide() as connection:
+            await _tell(connection, await policies.delete(connection, policy_id), actor, at)
 
     @unbroken
-    async def save_group_policy(self, rule: GroupPolicy) -> None:
+    async def save_group_policy(self, rule: GroupPolicy, *, actor: str, at: float) -> None:
         """Assign a policy to a group, instead of the one it may have. Raises `UnknownPolicy` if it is not there."""
-        async with self._write() as connection:
-            await policies.save_group(connection, rule)
-            await changes.append(connection, "group", [rule.group])
+        async with self._decide() as connection:
+            await _tell(connection, await policies.save_group(connection, rule), actor, at)
 
     @unbroken
-    async def delete_group_policy(self, group: str) -> None:
+    async def delete_group_policy(self, group: str, *, actor: str, at: float) -> None:
         """Take its policy from a group."""
-        async with self._write() as connection:
-            await policies.delete_group(connection, group)
-            await changes.append(connection, "group", [group])
+        async with self._decide() as connection:
+            await _tell(connection, await policies.delete_group(connection, group), actor, at)
+
+    @unbroken
+    async def audit(
+        self, limit: int = 100, before: int | None = None, kind: Kind | None = None, key: str | None = None
+    ) -> list[AuditRow]:
+        """At most `limit` changes by administrators, newest first: before the number `before`, and about one thing."""
+        async with self._read() as connection:
+            return await audit.page(connection, limit, before, kind, key)
 
     @unbroken
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
@@ -200,6 +241,96 @@ class Store:
             return await usage.recent(connection, since, before_era)
 
     @unbroken
+    async def export_page(
+        self, since: float, until: float, after: UsageRow | None = None, limit: int = export.PAGE
+    ) -> list[UsageRow]:
+        """At most `limit` records from `since` up to but without `until` (epoch seconds), oldest first, after `after`.
+
+        Who goes on after the last of each page gets every record that was there, once, whatever is written meanwhile.
+        """
+        async with self._read() as connection:
+            return await export.page(connection, since, until, after, limit)
+
+    @unbroken
+    async def charged(self, since: float, until: float) -> tuple[list[DaySum], int]:
+        """What was charged from `since` up to but without `until` (epoch seconds), for a comparison with OpenRouter.
+
+        And how many requests of that time are pending: these are not in the sums.
+        """
+        async with self._read() as connection:
+            sums = await reconciliations.charged(connection, since, until)
+            return sums, await reconciliations.pending(connection, since, until)
+
+    @unbroken
+    async def save_reconciliation(self, day: date, rows: Sequence[DayRow], checked_at: float) -> None:
+        """Keep what comparing `day` (UTC) gave, instead of what an earlier comparison gave."""
+        async with self._write() as connection:
+            await reconciliations.replace(connection, day, rows, checked_at)
+
+    @unbroken
+    async def reconciliation(self, day: date) -> list[DayRow]:
+        """What the last comparison of `day` (UTC) gave, by model and provider."""
+        async with self._read() as connection:
+            return await reconciliations.load(connection, day)
+
+    @unbroken
+    async def refresh_rollups(self, limit: int, after: float = 0.0) -> int:
+        """Add up at most `limit` stale hours after `after` (epoch seconds), oldest first; how many there were.
+
+        Each is a transaction. Raises `JobTaken` while another node does it, `RollupFailed` if one cannot be added up.
+        """
+        async with self._read() as connection:
+            hours = await rollups.stale(connection, limit, after)
+        for hour in hours:
+            try:
+                async with self._write() as connection:
+                    await try_take(connection, Lock.ROLLUPS)
+                    await rollups.refresh(connection, hour)
+            except DBAPIError as error:
+                raise RollupFailed(hour, type(error).__name__) from error
+        return len(hours)
+
+    @unbroken
+    async def report(self, by: By, since: float, until: float, every: Every | None = None, limit: int = 100) -> Report:
+        """The sums of the dearest keys over the hours from `since` up to but without `until` (epoch seconds)."""
+        async with self._read() as connection:
+            return await reports.report(connection, by, since, until, every, limit)
+
+    @unbroken
+    async def make_partitions(self, now: float) -> None:
+        """Make the partitions of the months to come. Raises `JobTaken` while another node does."""
+        async with self._write() as connection:
+            await try_take(connection, Lock.PARTITIONS)
+            await partitions.ahead(connection, now)
+
+    @unbroken
+    async def drop_records(self, before: float) -> list[str]:
+        """Drop some of the records of the months that ended by `before` (epoch seconds); what, in words.
+
+        To be called until there is nothing. Raises `JobTaken` while another node does it, `StillStale`, and
+        `StoreUnavailable` also while others read the records for long.
+        """
+        async with self._write() as connection:
+            await try_take(connection, Lock.RETENTION)
+            dropped = await partitions.drop_before(connection, before, partial(carry, connection))
+            # Afterwards: nobody who writes has come in between.
+            if dropped:
+                await rollups.freeze(connection, partitions.Month.of(before).started_at)
+            return dropped
+
+    @unbroken
+    async def note_job(self, run: JobRun) -> None:
+        """Keep what came of a job, instead of its run before."""
+        async with self._write() as connection:
+            await jobs.note(connection, run)
+
+    @unbroken
+    async def jobs(self) -> list[JobRun]:
+        """The last run of each job that has run on any node, by name."""
+        async with self._read() as connection:
+            return await jobs.load(connection)
+
+    @unbroken
     async def pending(self) -> list[UsageRecord]:
         """The records of all nodes whose cost is not known, or not charged yet, oldest first."""
         async with self._read() as connection:
@@ -220,6 +351,10 @@ class Store:
         async with self._read() as connection:
             return await rows.settled(connection, request_ids)
 
+    async def _answers(self) -> None:
+        async with self._read() as connection:
+            await connection.execute(text("SELECT 1"))
+
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[AsyncConnection]:
         with reported():
@@ -231,3 +366,16 @@ class Store:
         with reported():
             async with self._writer.begin() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def _decide(self) -> AsyncIterator[AsyncConnection]:
+        """Like `_write`, for what an administrator decides: one such transaction at a time."""
+        async with self._write() as connection:
+            await take(connection, Lock.RULES)
+            yield connection
+
+
+async def _tell(connection: AsyncConnection, edit: Edit, actor: str, at: float) -> None:
+    if edit.changes:
+        await audit.append(connection, edit, actor=actor, at=at)
+        await changes.append(connection, edit.kind, [edit.key])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Insert, Table
+from sqlalchemy import ColumnElement, Insert, SelectBase, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -30,6 +30,18 @@ def upsert(
         set_={name: statement.excluded[name] for name in update},
         where=where,
     )
+
+
+def add_up(
+    connection: AsyncConnection, table: Table, names: Sequence[str], rows: SelectBase, *, key: Sequence[str]
+) -> Insert:
+    """Insert `rows`, which have the columns `names`; where `key` is taken, add all else to the row that is there."""
+    statement = _insert(connection, table)
+    statement = statement.on_conflict_do_update(
+        index_elements=key,
+        set_={name: table.c[name] + statement.excluded[name] for name in names if name not in key},
+    )
+    return statement.from_select(list(names), rows)
 
 
 def _insert(connection: AsyncConnection, table: Table) -> postgresql.Insert | sqlite.Insert:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from faregate.records import Source, Status
 from faregate.store.errors import UnknownRecord
-from faregate.store.tables import usage_records
+from faregate.store.tables import carried_charges, usage_records
 
 _row = usage_records.c
 
@@ -106,14 +106,17 @@ async def spend(
 ) -> list[SpendRow]:
     """What was charged to requests admitted since `since`, up to but without `until` (epoch seconds), summed.
 
-    With `before_era` only what was charged in eras before that one.
+    With `before_era` only what was charged in eras before that one. Since 0 without an end is all time, with what was
+    charged by records that are gone. One payer may be in several rows.
     """
     by = (_row.user_id, _row.groups, _row.models)
     totals = (func.sum(_row.requests), func.sum(_row.total_tokens), func.sum(_row.cost_nano))
-    statement: Select[Any] = select(*by, *totals).where(*_charged(since, before_era)).group_by(*by)
+    records: Select[Any] = select(*by, *totals).where(*_charged(since, before_era)).group_by(*by)
     if until is not None:
-        statement = statement.where(_row.ts < until)
-    rows = await connection.execute(statement)
+        records = records.where(_row.ts < until)
+    # All time: also what retention has dropped.
+    dropped = [select(*(carried_charges.c[name] for name in SpendRow._fields))] if since <= 0 and until is None else []
+    rows = await connection.execute(union_all(records, *dropped))
     return [
         SpendRow(user_id, groups, models, int(requests), int(tokens), int(nano))
         for user_id, groups, models, requests, tokens, nano in rows

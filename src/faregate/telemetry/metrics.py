@@ -4,7 +4,7 @@ Everything is read when it is asked for, from plain numbers that the parts keep 
 model or a key in it, so the number of series does not grow with either.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -41,13 +41,18 @@ class Backlog(Protocol):
         """How long the oldest has waited, in seconds."""
         ...
 
+    @property
+    def dead(self) -> Collection[str]:
+        """Those that the database refused: they are not written until somebody sees to it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where the numbers are. Each is called at every scrape, and answers from memory.
 
     `requests` are those that came to the point of admission, by outcome. `settlements` is how many requests are over
-    and not settled yet, `holds` how many live holds are this node's.
+    and not settled yet, `holds` how many live holds are this node's. `jobs` is when this node last did each job.
     """
 
     ledger: Callable[[], LedgerNumbers]
@@ -55,6 +60,7 @@ class Sources:
     requests: Callable[[], Mapping[str, int]]
     settlements: Callable[[], int]
     holds: Callable[[], int]
+    jobs: Callable[[], Mapping[str, float]] = dict
 
 
 class Metrics:
@@ -115,12 +121,23 @@ class _Numbers(Collector):
         outbox = sources.outbox()
         yield self._gauge("faregate_outbox_waiting", "Rows that the database does not have yet.", outbox.waiting)
         yield self._gauge("faregate_outbox_oldest_seconds", "How long the oldest of these rows waits.", outbox.oldest)
+        yield self._gauge(
+            "faregate_outbox_refused_rows", "Rows that the database refused; the log says which.", len(outbox.dead)
+        )
         requests = CounterMetricFamily(
             "faregate_requests", "Requests by the outcome of their admission.", labels=["worker", "outcome"]
         )
         for outcome, number in sources.requests().items():
             requests.add_metric([self._worker, outcome], number)
         yield requests
+        jobs = GaugeMetricFamily(
+            "faregate_job_last_run_timestamp_seconds",
+            "When this node last did a job without an error; of several nodes the latest counts.",
+            labels=["worker", "job"],
+        )
+        for job, ran_at in sources.jobs().items():
+            jobs.add_metric([self._worker, job], ran_at)
+        yield jobs
 
     def _gauge(self, name: str, meaning: str, value: float) -> Metric:
         family = GaugeMetricFamily(name, meaning, labels=["worker"])

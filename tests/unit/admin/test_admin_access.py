@@ -19,6 +19,7 @@ ROUTES = [
     ("GET", "/admin/group-policies"),
     ("POST", "/admin/group-policies"),
     ("DELETE", "/admin/group-policies/g"),
+    ("GET", "/admin/audit"),
     ("GET", "/admin/usage"),
     ("GET", "/admin/openapi.json"),
     ("GET", "/admin/nothing"),
@@ -116,37 +117,6 @@ async def test_a_body_of_a_megabyte_is_read_and_a_larger_one_is_413(admin, refus
     assert refusal(await admin.post("/admin/policies", content=fits + " "), 413)["code"] == "body_too_large"
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body"),
-    [
-        ("GET", "/admin/usage", None),
-        ("POST", "/admin/policies", {"id": "calm", "name": "Calm"}),
-        ("POST", "/admin/group-policies", {"group_name": "staff", "policy_id": "default"}),
-    ],
-)
-async def test_while_the_store_is_away_the_answer_is_503_and_when_to_come_back(
-    gateway, as_admin, refusal, method, path, body
-):
-    class Away:
-        """A database that does not answer."""
-
-        def __getattr__(self, name):
-            async def fail(*_, **__):
-                raise StoreUnavailable("the database cannot be reached (secret detail)")
-
-            return fail
-
-    gateway.store = Away()
-    gateway.meet()
-    async with as_admin(gateway.services()) as client:
-        response = await client.request(method, path, json=body)
-    error = refusal(response, 503)
-    assert int(response.headers["retry-after"]) > 0
-    assert "secret detail" not in error["message"]
-    assert list(gateway.directory.rulebook.policies) == ["default"]
-    assert gateway.directory.rulebook.group_policies == ()
-
-
 @pytest.mark.parametrize("path", ["/admin/usage", "/admin/users", "/admin/users/{}/quota"])
 async def test_a_database_that_can_only_be_read_is_read(gateway, as_admin, caplog, path):
     user = gateway.meet()
@@ -185,7 +155,10 @@ async def test_the_openapi_document_lists_the_routes_and_its_references_lead_som
         ("GET", "/admin/group-policies"),
         ("POST", "/admin/group-policies"),
         ("DELETE", "/admin/group-policies/{group_name}"),
+        ("GET", "/admin/audit"),
         ("GET", "/admin/usage"),
+        ("GET", "/admin/reports"),
+        ("GET", "/admin/jobs"),
     }
     for reference in references(document):
         place = document

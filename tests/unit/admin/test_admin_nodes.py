@@ -11,6 +11,7 @@ from faregate.policy.document import parse_policy
 from faregate.policy.model import GroupPolicy, Policy
 from faregate.store.errors import StoreUnavailable
 
+BY = {"actor": "admin key of another node", "at": 1_800_014_400.0}
 CALM = Policy("calm", "Calm")
 LIMITED = {"id": "limited", "limits": [{"meter": "requests", "window": "day", "amount": 5}]}
 
@@ -54,32 +55,32 @@ async def test_somebody_whom_another_node_met_is_deactivated_here(gateway, node,
 
 
 async def test_the_quota_of_somebody_whom_another_node_met_is_shown(gateway, node, zoe):
-    await gateway.store.save_policy(parse_policy(LIMITED))
-    await gateway.store.assign(zoe, policy_id="limited")
+    await gateway.store.save_policy(parse_policy(LIMITED), **BY)
+    await gateway.store.assign(zoe, policy_id="limited", **BY)
     [only] = (await node.get(f"/admin/users/{zoe.id}/quota")).json()
     assert (only["limit"], only["remaining"]) == (5, 5)
 
 
 async def test_a_policy_that_another_node_made_is_shown_assigned_and_deleted(gateway, node, zoe):
-    await gateway.store.save_policy(CALM)
+    await gateway.store.save_policy(CALM, **BY)
     assert [policy["id"] for policy in (await node.get("/admin/policies")).json()] == ["calm", "default"]
     for body in ({"policy_id": "calm"}, {"policy_id": None}):
         assert (await node.patch(f"/admin/users/{zoe.id}", json=body)).status_code == 200
-    await gateway.store.save_policy(replace(CALM, id="calmer"))
+    await gateway.store.save_policy(replace(CALM, id="calmer"), **BY)
     assert (await node.delete("/admin/policies/calmer")).status_code == 204
 
 
 async def test_the_policy_of_a_group_that_another_node_set_is_shown_and_taken_away(gateway, node):
-    await gateway.store.save_policy(CALM)
-    await gateway.store.save_group_policy(GroupPolicy("staff", "calm"))
+    await gateway.store.save_policy(CALM, **BY)
+    await gateway.store.save_group_policy(GroupPolicy("staff", "calm"), **BY)
     assert [rule["group_name"] for rule in (await node.get("/admin/group-policies")).json()] == ["staff"]
     assert (await node.delete("/admin/group-policies/staff")).status_code == 204
 
 
 async def test_a_policy_that_another_node_deleted_cannot_be_assigned(gateway, node, zoe, refusal):
-    await gateway.store.save_policy(CALM)
+    await gateway.store.save_policy(CALM, **BY)
     await node.get("/admin/policies")
-    await gateway.store.delete_policy("calm")
+    await gateway.store.delete_policy("calm", **BY)
     assert refusal(await node.patch(f"/admin/users/{zoe.id}", json={"policy_id": "calm"}), 422)["param"] == "policy_id"
     rule = {"group_name": "staff", "policy_id": "calm"}
     assert refusal(await node.post("/admin/group-policies", json=rule), 422)["param"] == "policy_id"
@@ -127,13 +128,15 @@ async def test_the_others_are_not_told_of_what_did_not_happen(gateway, as_admin)
     assert told == []
 
 
-async def test_what_this_node_knows_is_shown_while_nobody_can_be_followed(gateway, as_admin):
+async def test_what_may_have_changed_elsewhere_is_not_shown_while_nobody_can_be_followed(gateway, as_admin, refusal):
     async def follow():
         raise StoreUnavailable("the database did not answer")
 
     gateway.meet()
     async with as_admin(gateway.services(follow=follow)) as node:
-        assert len((await node.get("/admin/users")).json()) == 1
+        response = await node.get("/admin/users")
+    assert refusal(response, 503)["code"] == "store_unavailable"
+    assert response.headers["retry-after"] == "5"
 
 
 async def test_a_full_disk_does_not_hide_what_other_nodes_did(gateway, follow, as_admin, zoe):

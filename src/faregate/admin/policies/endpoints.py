@@ -4,6 +4,7 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 
+from faregate.admin.access import Actor
 from faregate.admin.body import JsonObject, documented
 from faregate.admin.errors import conflict, invalid, not_found
 from faregate.admin.policies.schemas import PolicyOut
@@ -23,21 +24,21 @@ async def list_policies(services: Fresh) -> list[PolicyOut]:
 
 
 @router.post("/policies", openapi_extra=documented(PolicyDocument))
-async def put_policy(body: JsonObject, services: Fresh) -> PolicyOut:
+async def put_policy(body: JsonObject, services: Fresh, actor: Actor) -> PolicyOut:
     """Create a policy, or replace the one with its id. What was already used stays used."""
     try:
         policy = parse_policy(body)
     except InvalidPolicy as error:
         raise invalid(error.field, f"{error.field} {error.message}.") from None
     async with services.directory.changing:
-        await services.store.save_policy(policy)
+        await services.store.save_policy(policy, actor=actor, at=services.clock())
         services.directory.put_policy(policy)
     await services.changed()
     return _out(policy)
 
 
 @router.delete("/policies/{policy_id}", status_code=HTTPStatus.NO_CONTENT)
-async def delete_policy(policy_id: str, services: Fresh) -> None:
+async def delete_policy(policy_id: str, services: Fresh, actor: Actor) -> None:
     """Delete a policy that nobody is assigned to."""
     if policy_id == DEFAULT_POLICY_ID:
         raise conflict(
@@ -48,7 +49,7 @@ async def delete_policy(policy_id: str, services: Fresh) -> None:
         if policy_id not in services.directory.rulebook.policies:
             raise not_found("policy", policy_id)
         try:
-            await services.store.delete_policy(policy_id)
+            await services.store.delete_policy(policy_id, actor=actor, at=services.clock())
         except PolicyInUse as use:
             raise conflict("policy_in_use", _in_use(use)) from None
         services.directory.drop_policy(policy_id)

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from faregate.admin.access import Actor
 from faregate.admin.body import JsonObject, documented
 from faregate.admin.errors import not_found
 from faregate.admin.services import AdminServices, Fresh
@@ -19,7 +20,7 @@ async def list_users(services: Fresh) -> list[UserOut]:
 
 
 @router.patch("/users/{user_id}", openapi_extra=documented(UserPatch))
-async def change_user(user_id: str, body: JsonObject, services: Fresh) -> UserOut:
+async def change_user(user_id: str, body: JsonObject, services: Fresh, actor: Actor) -> UserOut:
     """Deactivate or reactivate a person, assign a policy, or take it away with null."""
     patch = UserPatch.model_validate(body)
     changes = Assignment()
@@ -31,7 +32,7 @@ async def change_user(user_id: str, body: JsonObject, services: Fresh) -> UserOu
         user = known_user(services, user_id)
         if patch.policy_id is not None and patch.policy_id not in services.directory.rulebook.policies:
             raise UnknownPolicy(patch.policy_id)
-        await services.store.assign(user, **changes)
+        await services.store.assign(user, actor=actor, at=services.clock(), **changes)
         services.directory.assign(user_id, **changes)
     await services.changed()
     return UserOut.of(user, services.directory)
