@@ -12,6 +12,7 @@ from typing import Any
 
 from faregate import __version__
 from faregate.accounting.generation import AskFailed, Generation, parse_generation
+from faregate.accounting.upkeep import Upkeep
 from faregate.admin.app import create_admin
 from faregate.admin.services import AdminServices
 from faregate.books import embedded, shared
@@ -27,7 +28,7 @@ from faregate.health import Check, Health
 from faregate.keys import Keys
 from faregate.policy.model import DEFAULT_POLICY_ID
 from faregate.policy.windows import Calendar
-from faregate.settings import LogMode, Settings
+from faregate.settings import DatabaseMigrate, LogMode, Settings
 from faregate.store.errors import StoreUnavailable
 from faregate.store.store import Store
 from faregate.telemetry.metrics import Metrics, Sources
@@ -44,6 +45,14 @@ def database_url(settings: Settings) -> str:
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
     return f"sqlite:///{settings.data_dir / DATABASE}"
+
+
+async def open_store(settings: Settings, node: str = "") -> Store:
+    """The database of the settings, for `node`, brought up to date if it may be.
+
+    Raises `StoreError` and `StoreUnavailable`, each with a sentence.
+    """
+    return await Store.open(database_url(settings), node, settings.database_migrate is DatabaseMigrate.AUTO)
 
 
 def upstream_settings(settings: Settings, base_url: str, api_key: str) -> UpstreamSettings:
@@ -80,7 +89,7 @@ class Faregate:
         settings = self._settings
         calendar = Calendar(settings.zone())
         parts = self._parts
-        self._store = store = await Store.open(database_url(settings), self._node)
+        self._store = store = await open_store(settings, self._node)
         parts.push_async_callback(store.close)
         self._upstream = upstream = Upstream(self._upstream_settings)
         parts.callback(upstream.close)
@@ -93,6 +102,9 @@ class Faregate:
         self._models = models = ModelList(upstream, settings.data_dir / CATALOGUE)
         await models.start()
         parts.push_async_callback(models.stop)
+        upkeep = Upkeep(store, self._node, kept_since=settings.kept_since)
+        upkeep.start()
+        parts.push_async_callback(upkeep.stop)
         admitter = Admitter(
             directory=books.directory,
             catalogue=lambda: models.catalogue,
@@ -125,6 +137,7 @@ class Faregate:
                 follow=books.follow,
                 changed=books.changed,
                 clock=time.time,
+                jobs=upkeep.plan,
             )
         )
         self._metrics = Metrics(
@@ -134,6 +147,7 @@ class Faregate:
                 requests=lambda: asdict(admitter.outcomes),
                 settlements=lambda: len(books.reconciler),
                 holds=books.holds,
+                jobs=lambda: upkeep.last_runs,
             ),
             version=__version__,
             worker=str(os.getpid()) if settings.workers > 1 else "0",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoPermissionError, RedisError
 
-from faregate.app import MOST_GENERATION_BYTES, database_url, prepare_data_dir, upstream_settings
+from faregate.app import MOST_GENERATION_BYTES, open_store, prepare_data_dir, upstream_settings
 from faregate.gateway.http1 import UpstreamFailure
 from faregate.gateway.models import MOST_BYTES
 from faregate.gateway.upstream import Upstream
@@ -21,7 +21,6 @@ from faregate.ledger.redis.names import Keys
 from faregate.pricing.catalogue import Catalogue, CatalogueError
 from faregate.settings import Settings, SettingsError
 from faregate.store.errors import StoreError, StoreUnavailable
-from faregate.store.store import Store
 
 REDIS_PATIENCE = 5.0
 """Seconds until a Redis that says nothing is given up: longer than a request waits, to tell slow from silent."""
@@ -59,7 +58,7 @@ def _data_dir(settings: Settings) -> Finding:
 
 async def _database(settings: Settings) -> Finding:
     try:
-        store = await Store.open(database_url(settings))
+        store = await open_store(settings)
         try:
             await store.ping()
         finally:

@@ -4,18 +4,20 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
-import uvloop
 
 from faregate import __version__
 from faregate.checking import check as check_all
+from faregate.commands import console
+from faregate.commands.export import usage
+from faregate.commands.migrate import migrate
+from faregate.commands.reconcile import reconcile
 from faregate.server import Server, listen
 from faregate.serving import SIMULATOR_PORT, START_ERRORS, write_logs
 from faregate.serving import serve as serve_nodes
-from faregate.settings import Settings, SettingsError, load_settings
+from faregate.settings import SettingsError
 from faregate.simulator.app import Options, create_app
 from faregate.simulator.guide import GUIDE
 from faregate.workers import WorkerFailed
@@ -27,6 +29,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="An AI control plane between Open WebUI and the OpenRouter API.",
 )
+app.command()(migrate)
+app.command()(reconcile)
+app.add_typer(usage, name="usage")
 
 
 def _version(wanted: bool) -> None:
@@ -47,17 +52,17 @@ def _main(
 @app.command()
 def serve() -> None:
     """Run the gateway. Settings come from the environment and from .env; see docs/settings.md."""
-    settings = _settings()
+    settings = console.settings(write_logs)
     try:
-        _run(serve_nodes(settings))
+        console.run(serve_nodes(settings))
     except (*START_ERRORS, WorkerFailed) as error:
-        _stop(error)
+        console.stop(error)
 
 
 @app.command()
 def check() -> None:
     """Validate the settings, reach every dependency, and say what is wrong."""
-    settings = _settings()
+    settings = console.settings(write_logs)
 
     async def look() -> bool:
         good = True
@@ -66,7 +71,7 @@ def check() -> None:
             good = good and finding.ok
         return good
 
-    if not _run(look()):
+    if not console.run(look()):
         raise typer.Exit(1)
 
 
@@ -85,7 +90,8 @@ def simulator(
     try:
         sock = listen(host, port)
     except OSError as error:
-        _stop(SettingsError(f"--port should be free on --host: {host}:{port} is not ({error.strerror or error})."))
+        why = error.strerror or error
+        console.stop(SettingsError(f"--port should be free on --host: {host}:{port} is not ({why})."))
     server = Server(create_app(Options(seed=seed, pace=pace, generation_delay=generation_delay)), sock, grace=1)
 
     async def run() -> None:
@@ -98,27 +104,9 @@ def simulator(
         await stopping.wait()
         await server.stop()
 
-    _run(run())
+    console.run(run())
 
 
 def main() -> None:
     """Entry point of the console script."""
     app()
-
-
-def _settings() -> Settings:
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        _stop(error)
-    write_logs(settings)
-    return settings
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    return uvloop.run(work)
-
-
-def _stop(error: Exception) -> NoReturn:
-    print(f"faregate: {error}", file=sys.stderr)
-    sys.exit(2)

@@ -1,6 +1,7 @@
 """The settings: what is accepted, and the one sentence that names what is not."""
 
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"OPENROUTER_API_KEY": "k", "OPENROUTER_BASE_URL": "ftp://x"}, "OPENROUTER_BASE_URL should be"),
         ({"OPENROUTER_API_KEY": "k", "OPENROUTER_BASE_URL": "http://x:99999"}, "OPENROUTER_BASE_URL should be"),
         ({"OPENROUTER_API_KEY": "topsecret\nx: y"}, "OPENROUTER_API_KEY should be printable ASCII"),
+        ({"OPENROUTER_MANAGEMENT_KEY": "topsecret key"}, "OPENROUTER_MANAGEMENT_KEY should be printable ASCII"),
         ({"OPENROUTER_X_TITLE": "a\r\nb"}, "OPENROUTER_X_TITLE should be printable ASCII"),
         ({"GATEWAY_API_KEYS": "a:topsecret,,b"}, "GATEWAY_API_KEYS should be keys"),
         ({"GATEWAY_API_KEYS": "a:topsecret,b:topsecret"}, "GATEWAY_API_KEYS should hold each name and key once"),
@@ -55,6 +57,12 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"SHUTDOWN_GRACE": "inf"}, "SHUTDOWN_GRACE should be"),
         ({"RECONCILE_DELAYS": "2,x"}, "RECONCILE_DELAYS should be seconds"),
         ({"LOG_MODE": "everything"}, "LOG_MODE should be"),
+        ({"CLIENT_LEFT": "abort"}, "CLIENT_LEFT should be 'auto' or 'drain'."),
+        ({"USAGE_RETENTION": "13"}, "USAGE_RETENTION should be forever, or 31 days or more such as 400 days"),
+        ({"USAGE_RETENTION": "30 days"}, "USAGE_RETENTION should be forever, or 31 days"),
+        ({"USAGE_RETENTION": "0 months"}, "USAGE_RETENTION should be"),
+        ({"USAGE_RETENTION": "-1 month"}, "USAGE_RETENTION should be"),
+        ({"USAGE_RETENTION": "1.5 months"}, "USAGE_RETENTION should be"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_sentence_that_shows_no_secret(
@@ -67,6 +75,27 @@ def test_a_wrong_setting_is_named_in_one_sentence_that_shows_no_secret(
     assert str(wrong.value).startswith(sentence)
     assert "\n" not in str(wrong.value)
     assert "topsecret" not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    ("retention", "now", "before"),
+    [
+        ("", "2026-11-23T13:00:00+00:00", None),
+        ("Forever", "2026-11-23T13:00:00+00:00", None),
+        ("400 days", "2026-11-23T13:00:00+00:00", "2025-10-19T13:00:00+00:00"),
+        ("31 day", "2026-11-23T13:00:00+00:00", "2026-10-23T13:00:00+00:00"),
+        (" 13  Months ", "2026-11-23T13:00:00+00:00", "2025-10-23T13:00:00+00:00"),
+        ("1 month", "2026-01-31T13:00:00+00:00", "2025-12-31T13:00:00+00:00"),
+        ("1 month", "2026-03-31T13:00:00+00:00", "2026-02-28T13:00:00+00:00"),
+        ("9999 months", "2026-03-31T13:00:00+00:00", "1192-12-31T13:00:00+00:00"),
+    ],
+)
+def test_retention_says_before_when_records_are_dropped(
+    retention: str, now: str, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USAGE_RETENTION", retention)
+    kept_since = load_settings().kept_since(datetime.fromisoformat(now).timestamp())
+    assert kept_since == (None if before is None else datetime.fromisoformat(before).timestamp())
 
 
 def test_env_files_are_read_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

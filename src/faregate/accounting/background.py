@@ -4,6 +4,9 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 
+FAREWELL_SECONDS = 2.0
+"""How long a stop waits for work that is under way: the database may be silent, and not say so."""
+
 log = logging.getLogger(__name__)
 
 
@@ -17,6 +20,20 @@ def background(work: Coroutine[None, None, None], name: str) -> asyncio.Task[Non
 async def ended(task: asyncio.Task[None]) -> None:
     """Wait for the end of `task`. How it ended was said then: who comes to stop it has more to stop."""
     await asyncio.wait([task])
+
+
+async def ended_soon(*tasks: asyncio.Task[None]) -> None:
+    """Wait at most `FAREWELL_SECONDS` for the end of `tasks`, then break off those that still work.
+
+    What that leaves undone is like what a node leaves that is killed: whoever comes after it finds it.
+    """
+    if not tasks:
+        return
+    _, working = await asyncio.wait(tasks, timeout=FAREWELL_SECONDS)
+    for task in working:
+        task.cancel()
+    if working:
+        await asyncio.wait(working)
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -5,7 +5,7 @@ import logging
 from typing import Protocol
 
 from faregate.accounting.accountant import Accountant
-from faregate.accounting.background import background, ended
+from faregate.accounting.background import background, ended, ended_soon
 from faregate.accounting.clock import Clock, SystemClock
 from faregate.ledger.port import Ledger, LedgerAway
 
@@ -37,6 +37,9 @@ class Leases:
     Where the ledger is shared (there is a `janitor`) a node that has just started, or that could not renew for half a
     lease, only renews for some rounds: the ledger was away then, or the whole machine slept, so other living nodes
     could not renew either. What looks expired is theirs, and they will renew it in a moment.
+
+    What is taken over has to do with the database, which may be silent for longer than a lease: nothing of this node's
+    waits for that.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Leases:
         self._stopping = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._taking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to renew."""
@@ -77,6 +81,9 @@ class Leases:
         if self._task is not None:
             await ended(self._task)
             self._task = None
+        if self._taking is not None:
+            await ended_soon(self._taking)
+            self._taking = None
 
     def hurry(self) -> None:
         """The ledger is back after it was away: renew at once."""
@@ -103,9 +110,25 @@ class Leases:
         if not 0 <= now - self._renewed_at <= self._lease / 2:
             self._calm_since = now
         self._renewed_at = now
-        if self._janitor is not None:
-            if now - self._calm_since < CALM_ROUNDS * self._every:
-                return
-            # Rows before holds: a row knows how its request ended, and perhaps what it cost.
-            await self._janitor.sweep()
-        await self._accountant.take_over(self._node, self._lease, now)
+        if self._is_calm(now) and (self._taking is None or self._taking.done()):
+            self._taking = background(self._take(), "taking over")
+
+    def _is_calm(self, now: float) -> bool:
+        if self._janitor is None:
+            return True
+        is_steady = 0 <= now - self._renewed_at <= self._lease / 2
+        return is_steady and now - self._calm_since >= CALM_ROUNDS * self._every
+
+    async def _take(self) -> None:
+        try:
+            if self._janitor is not None:
+                # Rows before holds: a row knows how its request ended, and perhaps what it cost.
+                await self._janitor.sweep()
+            now = self._clock.time()
+            if self._is_calm(now):
+                await self._accountant.take_over(self._node, self._lease, now)
+        except LedgerAway as error:
+            log.info("what dead nodes held is looked for again in the next round: %s", error)
+        except Exception:
+            # Whatever it was: the next round may succeed.
+            log.exception("what dead nodes left could not be taken over; tried again in %g seconds", self._every)

@@ -29,6 +29,9 @@ FIRST_PATIENCE = 0.25
 MOST_PATIENCE = 5.0
 """Seconds between two tries while the store is away: doubled each time, from the first to the most."""
 
+LAST_PATIENCE = 5.0
+"""Seconds that the database may take for one of the last batches: after that the rest stays with the keeper."""
+
 ALARM_ROWS = 10_000
 """From here on, and at each doubling, the backlog is an error in the log. Nothing is ever trimmed."""
 
@@ -146,22 +149,30 @@ class Outbox:
         self._stopping.set()
         self._work.set()
         self._full.set()
-        if self._task is not None:
-            await ended(self._task)
-            self._task = None
         try:
-            await self.flush()
+            if self._task is not None:
+                async with asyncio.timeout(LAST_PATIENCE):
+                    await ended(self._task)
+            await self.flush(LAST_PATIENCE)
+        except TimeoutError:
+            log.error("%d rows are not in the database at the end: it does not answer", self._waiting)  # noqa: TRY400
         except Exception as error:  # noqa: BLE001 - the parts that are stopped after this one must be
             log.error("%d rows are not in the database at the end: %s", self._waiting, _said(error))  # noqa: TRY400
+        if self._task is not None:
+            self._task.cancel()
+            await ended(self._task)
+            self._task = None
 
-    async def flush(self) -> None:
+    async def flush(self, patience: float | None = None) -> None:
         """Return once all that was added before this call is written or reported as refused.
 
-        Raises `StoreUnavailable` if the store is away; everything is kept then.
+        Raises `StoreUnavailable` if the store is away, and TimeoutError if a batch takes longer than `patience`
+        seconds; everything is kept then.
         """
         upto = self._added
         while self._oldest() <= upto:
-            await self._write_batch()
+            async with asyncio.timeout(patience):
+                await self._write_batch()
 
     async def _run(self) -> None:
         patience = FIRST_PATIENCE

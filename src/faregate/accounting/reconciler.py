@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from math import inf
 
-from faregate.accounting.background import background
+from faregate.accounting.background import background, ended_soon
 from faregate.accounting.clock import Clock, SystemClock
 from faregate.accounting.figures import estimated, from_generation, with_known_tokens
 from faregate.accounting.generation import AskFailed, Generation
@@ -141,14 +141,14 @@ class Reconciler:
         self._task = background(self._run(settle), "reconciler")
 
     async def stop(self) -> None:
-        """Ask no more. A settlement under way is finished, the rest is kept for the next start."""
+        """Ask no more. A settlement under way is finished, if that is soon; the rest is kept for the next start."""
         ending = [task for task, (item, _) in self._working.items() if not item.settling]
         if self._task is not None:
             ending.append(self._task)
             self._task = None
         for task in ending:
             task.cancel()
-        await asyncio.gather(*ending, *self._working, return_exceptions=True)
+        await ended_soon(*ending, *self._working)
 
     async def _run(self, settle: Settle) -> None:
         lanes = (self._final, self._asking)

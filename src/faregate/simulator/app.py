@@ -5,11 +5,13 @@ import string
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 
+from faregate.simulator.activity import DAYS, activity, is_told
 from faregate.simulator.books import Books
 from faregate.simulator.catalogue import Catalogue
 from faregate.simulator.delivery import Message, Plan, Receive, Send, deliver
@@ -65,6 +67,7 @@ class _Simulator:
             self._routes["GET", f"{prefix}/models"] = self._models
             self._routes["GET", f"{prefix}/generation"] = self._generation
             self._routes["GET", f"{prefix}/key"] = self._key
+            self._routes["GET", f"{prefix}/activity"] = self._activity
         self._chat_paths = frozenset(f"{prefix}/chat/completions" for prefix in _PREFIXES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,7 +98,7 @@ class _Simulator:
         now = self._options.clock()
         generation_id = f"gen-{int(now)}-{''.join(self._random.choices(_ID_ALPHABET, k=20))}"
         try:
-            _check_limit(_check_key(scope))
+            _check_may_chat(_check_key(scope))
             turn = self._router.take(decode(body), generation_id, now)
         except Refused as refused:
             plan = problem_plan(refused.problem, generation_id)
@@ -119,13 +122,22 @@ class _Simulator:
 
     def _generation(self, scope: Scope) -> Plan:
         _check_key(scope)
-        asked = parse_qs(scope["query_string"].decode("latin-1")).get("id")
-        if not asked:
+        asked = _asked(scope, "id")
+        if asked is None:
             raise refuse(400, "Invalid input: id is required.")
-        record = self._books.generation(asked[0])
+        record = self._books.generation(asked)
         if record is None:
-            raise refuse(404, f"Generation {asked[0]} not found")
+            raise refuse(404, f"Generation {asked} not found")
         return _json({"data": record})
+
+    def _activity(self, scope: Scope) -> Plan:
+        if not _is_management(_check_key(scope)):
+            raise refuse(403, "Only management keys can perform this operation")
+        asked, now = _asked(scope, "date"), self._options.clock()
+        day = None if asked is None else _day(asked)
+        if day is not None and not is_told(day, now):
+            raise refuse(400, f"Date must be within the last {DAYS} (completed) UTC days")
+        return _json({"data": activity(self._books.entries(), now, day)})
 
     def _key(self, scope: Scope) -> Plan:
         _check_key(scope)
@@ -150,9 +162,27 @@ def _check_key(scope: Scope) -> str:
     return key
 
 
-def _check_limit(key: str) -> None:
+def _check_may_chat(key: str) -> None:
     if "limit" in key:
         raise Refused(key_limit())
+    if _is_management(key):
+        raise refuse(403, "Management keys cannot be used for completions")
+
+
+def _is_management(key: str) -> bool:
+    return key.startswith("sk-or-v1-mgmt-")
+
+
+def _asked(scope: Scope, name: str) -> str | None:
+    values = parse_qs(scope["query_string"].decode("latin-1")).get(name)
+    return values[0] if values else None
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise refuse(400, "Invalid date: it should be YYYY-MM-DD") from None
 
 
 def _key_of(scope: Scope) -> str:

@@ -16,6 +16,8 @@ from faregate.simulator.turn import Turn
 
 KEPT_REQUESTS = 50
 
+_DAY = 86_400
+
 
 class Status(StrEnum):
     """`failed`: an error took the place of the answer, and nothing was charged."""
@@ -34,6 +36,11 @@ class Bill:
     charge: Charge
     cancelled: bool
     ended: float
+
+    @property
+    def dated(self) -> float:
+        """When OpenRouter says it was created (seconds since the epoch)."""
+        return self.turn.created - self.turn.markers.days_ago * _DAY
 
     def wire(self) -> dict[str, Any]:
         """As an entry of `/_simulator/bills`; amounts in dollars, as decimal strings."""
@@ -54,7 +61,7 @@ class Bill:
             "total": price_text(self.charge.total),
             "status": self.status,
             "user": self.turn.user,
-            "created": self.turn.created,
+            "created": self.dated,
         }
 
     def generation(self) -> dict[str, Any]:
@@ -75,7 +82,7 @@ class Bill:
             "status": 200,
         }
         return {
-            "created_at": datetime.fromtimestamp(turn.created, UTC).isoformat().replace("+00:00", "Z"),
+            "created_at": datetime.fromtimestamp(self.dated, UTC).isoformat().replace("+00:00", "Z"),
             "model": turn.model.permaslug,
             "app_id": 0,
             "external_user": turn.user,
@@ -167,8 +174,12 @@ class Books:
         tokens = Tokens(turn.tokens.prompt, 0)
         self._bills[turn.id] = Bill(turn, Status.FAILED, tokens, NOTHING, cancelled=False, ended=self._clock())
 
-    def bills(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[Bill]:
         """All bills, newest last."""
+        return list(self._bills.values())
+
+    def bills(self) -> list[dict[str, Any]]:
+        """The same, as `/_simulator/bills` tells them."""
         return [bill.wire() for bill in self._bills.values()]
 
     def generation(self, generation_id: str) -> dict[str, Any] | None:

@@ -13,7 +13,8 @@ _INDENT = "  "
 
 _INTRODUCTION = """\
 An OpenRouter on this machine: no network, no key of yours, no money. It serves, under /api/v1 and /v1,
-POST /chat/completions, GET /models, GET /generation?id= and GET /key as OpenRouter does, and besides:
+POST /chat/completions, GET /models, GET /generation?id=, GET /key and GET /activity?date= as OpenRouter does, and
+besides:
 
   GET  /_simulator/bills   every generation and what OpenRouter would have charged for it, newest last
   GET  /_simulator/stats   requests, in_flight, max_in_flight of chat
@@ -21,9 +22,11 @@ POST /chat/completions, GET /models, GET /generation?id= and GET /key as OpenRou
   POST /_simulator/reset   forget all of these (bills are kept without bound until then)
 
 Any key that begins with sk-or- is accepted. sk-or-v1-bad is not (401), and one with "limit" in it has used up
-its limit (403). Bills are in dollars, as exact decimal strings; total is cost plus, under BYOK, upstream_cost.
-The same request costs the same, always; /generation knows an id a while after its answer ended, and never if it
-failed. An answer without a pace is written at once, so it is complete, and billed, however early one leaves."""
+its limit (403). One that begins with sk-or-v1-mgmt- is a management key: it cannot chat, and /activity answers to such
+a key alone: it adds up the bills of the last 30 completed UTC days, by day, model and provider. Bills are in dollars,
+as exact decimal strings; total is cost plus, under BYOK, upstream_cost. The same request costs the same, always;
+/generation knows an id a while after its answer ended, and never if it failed. An answer without a pace is written at
+once, so it is complete, and billed, however early one leaves."""
 
 _MARKERS = """\
 MARKERS, in the text of the last message; several can be combined, such as

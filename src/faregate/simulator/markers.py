@@ -8,6 +8,7 @@ from typing import Any
 
 from faregate.simulator.errors import ERROR_NAMES
 
+_MOST_DAYS = 10_000
 _MARKER = re.compile(r"\[\[([a-z][a-z0-9-]*)(?:=([^\]]*))?\]\]")
 
 
@@ -36,6 +37,7 @@ class Markers:
     usage_on_finish: bool = False
     finish_null: bool = False
     generation_lost: bool = False
+    days_ago: int = 0
     provider: str | None = None
     permaslug: bool = False
     fallback: int = 0
@@ -81,6 +83,12 @@ def _count(text: str) -> int:
 def _positive(text: str) -> int:
     if not (value := _count(text)):
         raise ValueError("a whole number above zero")
+    return value
+
+
+def _days(text: str) -> int:
+    if not 0 < (value := _count(text)) <= _MOST_DAYS:
+        raise ValueError(f"a whole number from 1 to {_MOST_DAYS}")
     return value
 
 
@@ -154,6 +162,7 @@ TABLE: tuple[tuple[str, tuple[Marker, ...]], ...] = (
             _flag("usage-on-finish", "usage is on the chunk with finish_reason, no chunk follows"),
             _flag("finish-null", "the usage chunk has finish_reason null"),
             _flag("generation-lost", "/generation never knows this id, though it was billed"),
+            Marker("days-ago", "days-ago=2", "the bill is dated so many days back, see /activity", _days),
         ),
     ),
     (

@@ -97,7 +97,8 @@ class HandClock:
 
 
 class FarStore:
-    """A database far away: `away` and it cannot be reached; rows whose id is in `refuses` make it fail.
+    """A database far away: `away` and it cannot be reached; rows whose id is in `refuses` make it fail. While there is
+    a `silence` it says nothing at all.
 
     Records that are charged in an era before its own, `era`, are late.
     """
@@ -111,9 +112,12 @@ class FarStore:
         self.batches = []
         self.tries = []
         self.clock = None
+        self.silence = None
 
     async def write(self, people, records):
         await asyncio.sleep(0)
+        if self.silence is not None:
+            await self.silence.wait()
         if self.clock is not None:
             self.tries.append(self.clock.now)
         if self.away:

@@ -1,5 +1,7 @@
 """The leases of this node are renewed, whatever goes wrong once."""
 
+import asyncio
+
 from accounting_world import NOON, HandClock, others_run
 
 from faregate.accounting.lease import (
@@ -19,6 +21,7 @@ class Books:
         self.fails = fails
         self.clock = clock
         self.away = False
+        self.silence = None
         self.renewed = []
         self.taken_over = []
         self.swept = []
@@ -32,6 +35,8 @@ class Books:
 
     async def sweep(self):
         self.swept.append(self.clock.now)
+        if self.silence is not None:
+            await self.silence.wait()
 
     async def take_over(self, node, lease, now):
         assert (node, lease) == ("node", LEASE_SECONDS)
@@ -64,7 +69,7 @@ async def test_holds_that_cannot_be_taken_over_do_not_end_the_renewing(caplog):
     await renewing(ledger, accountant, rounds=3)
 
     assert len(ledger.renewed) == len(accountant.taken_over) == 3
-    assert caplog.text.count("leases could not be renewed") == 2
+    assert caplog.text.count("what dead nodes left could not be taken over") == 2
 
 
 class Shared:
@@ -133,6 +138,48 @@ async def test_a_clock_that_is_set_back_does_not_keep_a_node_from_taking_over():
         await shared.clock.advance(2 * CALM_SECONDS)
 
         assert shared.books.taken_over != []
+
+
+async def test_a_database_that_says_nothing_keeps_nobody_from_renewing():
+    async with Shared() as shared:
+        await shared.clock.advance(60)
+        swept, taken, renewed = len(shared.books.swept), len(shared.books.taken_over), len(shared.books.renewed)
+        shared.books.silence = asyncio.Event()
+
+        await shared.clock.advance(4 * LEASE_SECONDS)
+
+        assert len(shared.books.renewed) - renewed == 4 * LEASE_SECONDS / RENEW_SHARED_SECONDS
+        # One question waits, not one for each round.
+        assert len(shared.books.swept) - swept == 1
+        assert len(shared.books.taken_over) == taken
+
+        shared.books.silence.set()
+        await shared.clock.advance(RENEW_SHARED_SECONDS)
+        assert len(shared.books.swept) - swept == 2
+        assert len(shared.books.taken_over) - taken == 2
+
+
+async def test_what_a_silent_database_delayed_is_not_taken_from_nodes_that_slept_meanwhile():
+    async with Shared() as shared:
+        await shared.clock.advance(60)
+        shared.books.silence = asyncio.Event()
+        await shared.clock.advance(RENEW_SHARED_SECONDS)
+        taken = len(shared.books.taken_over)
+
+        shared.clock.now += 3600
+        shared.books.silence.set()
+        await others_run()
+
+        assert len(shared.books.taken_over) == taken
+
+
+async def test_a_node_stops_though_the_database_says_nothing():
+    async with Shared() as shared:
+        await shared.clock.advance(60)
+        shared.books.silence = asyncio.Event()
+        await shared.clock.advance(RENEW_SHARED_SECONDS)
+        async with asyncio.timeout(10):
+            await shared.leases.stop()
 
 
 async def test_a_ledger_that_is_back_is_renewed_with_at_once():

@@ -235,6 +235,22 @@ async def test_stopping_writes_what_is_left(far, clock):
     assert len(far.records) == BATCH_ROWS + 10
 
 
+async def test_stopping_while_the_store_says_nothing_ends_and_says_what_is_left(far, clock, caplog, monkeypatch):
+    monkeypatch.setattr(outbox_module, "LAST_PATIENCE", 0.05)
+    outbox = Outbox(far, clock=clock)
+    outbox.start()
+    far.silence = asyncio.Event()
+    outbox.add_record(record_of("r1"))
+    await clock.advance(1)
+    outbox.add_record(record_of("r2"))
+
+    async with asyncio.timeout(10):
+        await outbox.stop()
+
+    assert [record.facts.request_id for record in outbox.unwritten()] == ["r1", "r2"]
+    assert "2 rows are not in the database at the end: it does not answer" in caplog.text
+
+
 async def test_stopping_while_the_store_is_away_ends_and_says_what_is_left(far, clock, caplog):
     far.away = True
     outbox = Outbox(far, clock=clock)

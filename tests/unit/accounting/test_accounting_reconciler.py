@@ -7,6 +7,7 @@ from itertools import accumulate
 import pytest
 from accounting_world import NOON, HandClock, others_run, record_of, unknown_of
 
+from faregate.accounting import background
 from faregate.accounting.generation import AskFailed, Generation
 from faregate.accounting.reconciler import (
     DELAYS,
@@ -254,6 +255,23 @@ async def test_stopping_in_the_middle_of_a_question_loses_nothing(world):
     await others_run()
 
     assert [record.source for record in world.settled] == [Source.GENERATION]
+
+
+async def test_stopping_does_not_wait_for_ever_for_a_settlement_that_has_begun(monkeypatch):
+    monkeypatch.setattr(background, "FAREWELL_SECONDS", 0.05)
+    begun = asyncio.Event()
+
+    async def never(record):
+        begun.set()
+        await asyncio.Event().wait()
+
+    reconciler = Reconciler(World().ask)
+    reconciler.settle_now(record_of("r1"))
+    reconciler.start(never)
+    await begun.wait()
+    async with asyncio.timeout(10):
+        await reconciler.stop()
+    assert "r1" in reconciler
 
 
 async def test_stopping_lets_a_settlement_that_has_begun_come_to_its_end(world):

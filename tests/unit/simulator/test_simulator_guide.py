@@ -17,7 +17,17 @@ def test_every_marker_and_error_is_in_the_guide() -> None:
 
 
 def test_every_route_is_in_the_guide() -> None:
-    for route in ("/chat/completions", "/models", "/generation", "/key", "bills", "stats", "last", "reset"):
+    for route in (
+        "/chat/completions",
+        "/models",
+        "/generation",
+        "/key",
+        "/activity",
+        "bills",
+        "stats",
+        "last",
+        "reset",
+    ):
         assert route in GUIDE
 
 

@@ -17,6 +17,7 @@ class Node:
         self.outcomes = {"admitted": 0, "unchecked": 0, "refused": 0, "unavailable": 0}
         self.settlements = 0
         self.holds = 0
+        self.jobs: dict[str, float] = {}
 
     def metrics(self, **more: str) -> Metrics:
         """What it serves."""
@@ -26,6 +27,7 @@ class Node:
             requests=lambda: self.outcomes,
             settlements=lambda: self.settlements,
             holds=lambda: self.holds,
+            jobs=lambda: self.jobs,
         )
         return Metrics(sources, version="1.2.3", **more)
 
@@ -61,9 +63,10 @@ async def test_a_scrape_reads_the_numbers_of_its_moment(node: Node) -> None:
     metrics = node.metrics()
     assert (await samples(metrics))["faregate_ledger_up"] == 1
     node.ledger = LedgerNumbers(up=False, outages=2, calls=900, writes=300, timeouts=5, rebuilds=1)
-    node.lag = Lag(7, 3.5, "away", ())
+    node.lag = Lag(7, 3.5, "away", ("r-1", "r-2"))
     node.outcomes = {"admitted": 11, "unchecked": 12, "refused": 13, "unavailable": 14}
     node.settlements, node.holds = 3, 4
+    node.jobs = {"rollups": 1_800_014_400.0}
     assert await samples(metrics) == {
         'faregate_build_info{version="1.2.3"}': 1,
         "faregate_ledger_up": 0,
@@ -76,10 +79,12 @@ async def test_a_scrape_reads_the_numbers_of_its_moment(node: Node) -> None:
         "faregate_settlements_waiting": 3,
         "faregate_outbox_waiting": 7,
         "faregate_outbox_oldest_seconds": 3.5,
+        "faregate_outbox_refused_rows": 2,
         'faregate_requests_total{outcome="admitted"}': 11,
         'faregate_requests_total{outcome="unchecked"}': 12,
         'faregate_requests_total{outcome="refused"}': 13,
         'faregate_requests_total{outcome="unavailable"}': 14,
+        'faregate_job_last_run_timestamp_seconds{job="rollups"}': 1_800_014_400.0,
     }
 
 
@@ -92,9 +97,10 @@ async def test_the_answer_is_prometheus_text_that_nobody_keeps(node: Node) -> No
     assert "# TYPE faregate_ledger_outages_total counter" in text
 
 
-async def test_no_label_says_more_than_outcome_version_and_worker(node: Node) -> None:
+async def test_no_label_says_more_than_outcome_job_version_and_worker(node: Node) -> None:
+    node.jobs = {"rollups": 1_800_014_400.0}
     _, _, text = await ask(node.metrics())
-    assert set(re.findall(r'(\w+)="', text)) == {"outcome", "version", "worker"}
+    assert set(re.findall(r'(\w+)="', text)) == {"outcome", "job", "version", "worker"}
 
 
 async def test_the_workers_of_one_port_are_told_apart(node: Node) -> None:
