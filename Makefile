@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos lint format lock clean
+.PHONY: help run test chaos bench-db lint format lock clean
 
 # Which Python makes .venv: 3.11 or newer. Left empty, the first that fits is taken.
 PYTHON ?=
 export PYTHON
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
 run: ## Start Faregate; the first time, install it into .venv
 	@scripts/bootstrap run
@@ -19,6 +19,10 @@ chaos: ## Kill it again and again under load, one node and many, from printed se
 	@scripts/bootstrap dev
 	FAREGATE_CHAOS_KILLS=$${FAREGATE_CHAOS_KILLS:-20} FAREGATE_CHAOS_ROUNDS=$${FAREGATE_CHAOS_ROUNDS:-10} \
 		.venv/bin/pytest -s tests/chaos
+
+bench-db: ## Measure the database with ten million records (ROWS=... for fewer); takes some minutes
+	@scripts/bootstrap dev
+	.venv/bin/python bench/database.py
 
 lint: ## Check style and types
 	@scripts/bootstrap dev

@@ -53,6 +53,8 @@ class Load(threading.Thread):
         super().__init__()
         self.outcomes: Counter[str] = Counter()
         """Requests by status, or by how they ended without one."""
+        self.served: list[str] = []
+        """The ids of those that were answered."""
         self._urls = urls
         self._people = people
         self._chance = random.Random(seed)
@@ -84,6 +86,8 @@ class Load(threading.Thread):
             try:
                 async with client.stream("POST", url, headers=headers, json=body) as answer:
                     self.outcomes[str(answer.status_code)] += 1
+                    if answer.status_code == 200:
+                        self.served.append(answer.headers["x-request-id"])
                     async for _ in answer.aiter_lines():
                         if leaves:
                             self.outcomes["left"] += 1

@@ -28,7 +28,16 @@ PATIENCE = 60.0
 class World:
     """Use it in a `with`: whatever happens, no process of it is left."""
 
-    def __init__(self, folder: Path, chance: random.Random, policy: dict[str, object]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        chance: random.Random,
+        policy: dict[str, object],
+        *,
+        nodes: int = NODES,
+        killed_at_once: int = 2,
+    ) -> None:
+        """So many gateways, at most so many of them killed at once."""
         self.events: Counter[str] = Counter()
         """What it survived, by kind."""
         self.said: list[str] = []
@@ -36,6 +45,8 @@ class World:
         self._folder = folder
         self._chance = chance
         self._policy = policy
+        self._nodes = nodes
+        self._killed_at_once = killed_at_once
         self._ends = ExitStack()
 
     def __enter__(self) -> "World":
@@ -44,11 +55,11 @@ class World:
         self._ends.callback(self.eyes.close)
         self.simulator = Simulator(self._folder, "--generation-delay", "0.1")
         self._ends.callback(self.simulator.stop)
-        self.proxies = [RedisProxy(self.redis.port) for _ in range(NODES)]
+        self.proxies = [RedisProxy(self.redis.port) for _ in range(self._nodes)]
         for proxy in self.proxies:
             proxy.start()
             self._ends.callback(proxy.stop)
-        self.gateways = start_all(self._start, NODES, **self._policy)
+        self.gateways = start_all(self._start, self._nodes, **self._policy)
         self._ends.callback(self._end_gateways)
         return self
 
@@ -103,13 +114,13 @@ class World:
     def kill(self) -> None:
         """Gateways are killed, and others come in their place a moment later."""
         self._until(self._everybody_is_in, "the nodes do not bring their holds into the counters")
-        some = self._some()[:2]
+        some = self._some()[: self._killed_at_once]
         self._note("kill", f"of {some}")
         for number in some:
             self.gateways[number].process.kill()
             self._keep_log(self.gateways[number])
         time.sleep(self._chance.uniform(0.0, 1.0))
-        with ThreadPoolExecutor(NODES) as starting:
+        with ThreadPoolExecutor(self._nodes) as starting:
             for number, gateway in zip(some, starting.map(self._start, some), strict=True):
                 self.gateways[number] = gateway
 
@@ -166,8 +177,8 @@ class World:
 
     def _some(self) -> list[int]:
         """One of the nodes, mostly, or several."""
-        several = self._chance.choice((1, 1, 1, 2, NODES))
-        return self._chance.sample(range(NODES), several)
+        several = self._chance.choice((1, 1, 1, 2, self._nodes))
+        return self._chance.sample(range(self._nodes), several)
 
     def _note(self, kind: str, more: str = "") -> None:
         self.events[kind] += 1
@@ -176,10 +187,13 @@ class World:
     def _start(self, number: int) -> Gateway:
         folder = self._folder / f"node{number}"
         folder.mkdir(exist_ok=True)
-        shared = sharing(self.proxies[number].url, self._folder)
         # Redis may be silent just then.
-        settings = defaults(self.simulator) | shared | {"RECONCILE_DELAYS": "0.2,0.3,0.5,1"}
+        settings = defaults(self.simulator) | self._shared(number) | {"RECONCILE_DELAYS": "0.2,0.3,0.5,1"}
         return Gateway.start(folder, settings, state=None)
+
+    def _shared(self, number: int) -> dict[str, str]:
+        """The Redis and the database of a gateway."""
+        return sharing(self.proxies[number].url, self._folder)
 
     def _end_gateways(self) -> None:
         for gateway in self.gateways:
