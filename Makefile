@@ -15,9 +15,11 @@ run: ## Start Faregate; the first time, install it into .venv
 test: lint ## Check style and types, and run all tests, with a short run of the chaos
 	.venv/bin/pytest
 
-chaos: ## Kill it again and again under load, one node and many, from printed seeds
+chaos: ## Kill nodes, Redis and the database again and again under load, from printed seeds (an hour)
 	@scripts/bootstrap dev
 	FAREGATE_CHAOS_KILLS=$${FAREGATE_CHAOS_KILLS:-20} FAREGATE_CHAOS_ROUNDS=$${FAREGATE_CHAOS_ROUNDS:-10} \
+	FAREGATE_CHAOS_STREAMS=$${FAREGATE_CHAOS_STREAMS:-1000} \
+	FAREGATE_CHAOS_OUTAGE_SECONDS=$${FAREGATE_CHAOS_OUTAGE_SECONDS:-300} \
 		.venv/bin/pytest -s tests/chaos
 
 bench-db: ## Measure the database with ten million records (ROWS=... for fewer); takes some minutes

@@ -120,7 +120,7 @@ class Faregate:
         self._gateway = Gateway(
             Gatekeeper(settings, self._keys.connections),
             admitter,
-            Relay(upstream, books.ledger, Settler(books.accountant), settings.support_contact),
+            Relay(upstream, books.ledger, Settler(books.accountant), settings.support_contact, settings.client_left),
             models,
             new_id=_new_id,
             ledger_away=books.away,

@@ -7,7 +7,7 @@ import asyncio
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -60,12 +60,24 @@ def settings(request: pytest.FixtureRequest, simulator: Simulator, tmp_path: Pat
         yield own | sharing(redis.url, tmp_path) | {"REDIS_CONNECT_TIMEOUT": "2", "REDIS_CALL_TIMEOUT": "2"}
 
 
-def test_who_leaves_at_any_event_is_charged_what_openrouter_bills(
-    settings: dict[str, str], simulator: Simulator, tmp_path: Path
-):
+@pytest.fixture
+def start(settings: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
+    """Starts a gateway, which should end well if the test does."""
+    started: list[Gateway] = []
+
+    def start(**more: str) -> Gateway:
+        started.append(Gateway.start(tmp_path, settings | more))
+        return started[-1]
+
+    yield start
+    for gateway in started:
+        gateway.process.end()
+
+
+def test_who_leaves_at_any_event_is_charged_what_openrouter_bills(start: Callable[..., Gateway], simulator: Simulator):
     print(f"\nseed {SEED}, {STREAMS} streams")
     person = somebody()
-    gateway = Gateway.start(tmp_path, settings)
+    gateway = start()
     gateway.set_policy(limits=LIMITS, max_output_tokens=500)
 
     asyncio.run(leave_all(gateway, person, random.Random(SEED), STREAMS))
@@ -86,13 +98,12 @@ def test_who_leaves_at_any_event_is_charged_what_openrouter_bills(
     assert set(left) <= set(STOP)
     assert left.total() > STREAMS / 10
     assert_counters_are_records(gateway.quota(person.email), records)
-    gateway.process.stop()
 
 
 def test_with_the_setting_drain_no_stream_is_broken_off_and_each_tells_what_it_cost(
-    settings: dict[str, str], simulator: Simulator, tmp_path: Path
+    start: Callable[..., Gateway], simulator: Simulator
 ):
-    gateway = Gateway.start(tmp_path, settings | {"CLIENT_LEFT": "drain"})
+    gateway = start(CLIENT_LEFT="drain")
 
     asyncio.run(leave_all(gateway, somebody(), random.Random(SEED), 20))
 
@@ -102,7 +113,6 @@ def test_with_the_setting_drain_no_stream_is_broken_off_and_each_tells_what_it_c
     assert len(bills) == len(records) == 20
     assert not [bill for bill in bills if bill["cancelled"]]
     assert_records_are_bills(records, bills_by_id(bills))
-    gateway.process.stop()
 
 
 async def leave_all(gateway: Gateway, person: Person, chance: random.Random, streams: int) -> None:

@@ -58,9 +58,10 @@ class Postgres:
     def pause(self) -> None:
         """Let it fall silent, with all its children: connections stay open, and nothing is answered."""
         assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
         # It first: so none is born meanwhile.
-        for pid in (self._process.pid, *self._children()):
-            self._paused.append(pid)
+        self._paused = [self._process.pid, *self._children()]
+        for pid in self._paused:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
 

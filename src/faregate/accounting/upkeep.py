@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from faregate.accounting.background import background, ended
+from faregate.accounting.background import background, ended_soon
 from faregate.accounting.clock import Clock, SystemClock
 from faregate.store.errors import JobTaken, RollupFailed, StoreError, StoreUnavailable
 from faregate.store.jobs import JobRun
@@ -115,10 +115,10 @@ class Upkeep:
         self._task = background(self._run(), "upkeep")
 
     async def stop(self) -> None:
-        """Do no more. A step that is under way is finished."""
+        """Do no more. A step that is under way is finished, if that is soon."""
         self._stopping.set()
         if self._task is not None:
-            await ended(self._task)
+            await ended_soon(self._task)
             self._task = None
 
     async def _run(self) -> None:

@@ -5,6 +5,7 @@ or parked for the reconciler. That happens before the last bytes leave, so that 
 finds it accounted for; and it happens when the client has long gone.
 """
 
+import asyncio
 import time
 
 import msgspec
@@ -20,6 +21,7 @@ from faregate.gateway.upstream import Upstream
 from faregate.gateway.usage_reader import read_usage
 from faregate.ledger.port import Ledger
 from faregate.records import Facts, Status
+from faregate.settings import OnClientLeft
 
 MOST_ERROR_BYTES = 1024 * 1024
 MOST_JSON_BYTES = 256 * 1024 * 1024
@@ -31,11 +33,19 @@ LONGEST_DRAIN = 900.0
 class Relay:
     """Sends admitted requests upstream and their answers back."""
 
-    def __init__(self, upstream: Upstream, ledger: Ledger, settler: Settler, contact: str) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        ledger: Ledger,
+        settler: Settler,
+        contact: str,
+        on_client_left: OnClientLeft = OnClientLeft.AUTO,
+    ) -> None:
         self._upstream = upstream
         self._ledger = ledger
         self._settler = settler
         self._contact = contact
+        self._on_client_left = on_client_left
 
     async def chat(self, facts: Facts, body: bytes, client: Client) -> None:
         """Relay one chat completion. Raises `ApiError` while nothing was sent to the client yet."""
@@ -77,6 +87,10 @@ class Relay:
         await self._answer(outcome, exchange, client)
 
     async def _answer(self, outcome: Outcome, exchange: Exchange, client: Client) -> None:
+        drain = _Drain(exchange)
+        client.on_gone(drain.begin)
+        if not client.waiting:
+            drain.begin()
         try:
             await self._note_header(outcome, exchange)
             if (exchange.header(b"content-encoding") or b"identity").strip().lower() != b"identity":
@@ -86,10 +100,11 @@ class Relay:
             if not 200 <= exchange.status < 300:
                 await self._refused(outcome, exchange)
             elif _is_stream(exchange, outcome.facts.stream):
-                await _Stream(self, outcome, exchange, client).run()
+                await _Stream(self, outcome, exchange, client, drain).run()
             else:
                 await self._json(outcome, exchange, client)
         finally:
+            drain.end()
             self._upstream.done(exchange)
 
     async def _refused(self, outcome: Outcome, exchange: Exchange) -> None:
@@ -111,11 +126,12 @@ class Relay:
         raise refusal
 
     async def _json(self, outcome: Outcome, exchange: Exchange, client: Client) -> None:
-        # Read to the end in any case: a JSON answer is billed in full, whether or not somebody waits for it.
+        # Read on without the client too: a JSON answer is billed in full, whether or not somebody waits for it.
         try:
             body = await self._upstream.read_all(exchange, MOST_JSON_BYTES)
         except UpstreamFailure as broken:
-            await self._settler.finish(outcome, Status.FAILED, time.monotonic(), str(broken))
+            status, reason = (Status.FAILED, str(broken)) if client.waiting else (Status.ABORTED, CLIENT_LEFT)
+            await self._settler.finish(outcome, status, time.monotonic(), reason)
             raise upstream_unavailable(
                 str(broken), self._contact, 504 if isinstance(broken, TooSlow) else 502
             ) from None
@@ -160,6 +176,10 @@ class Relay:
         """Settle an exchange that ended in an error."""
         await self._settler.free(outcome, time.monotonic(), reason)
 
+    def leaves(self, provider: str | None) -> bool:
+        """Whether a stream of `provider` is left when its client has gone, rather than read to its usage."""
+        return self._on_client_left is OnClientLeft.AUTO and stops_billing(provider)
+
     @property
     def contact(self) -> str:
         """Whom people should ask."""
@@ -174,14 +194,14 @@ class Relay:
 class _Stream:
     """One stream on its way through."""
 
-    def __init__(self, relay: Relay, outcome: Outcome, exchange: Exchange, client: Client) -> None:
+    def __init__(self, relay: Relay, outcome: Outcome, exchange: Exchange, client: Client, drain: "_Drain") -> None:
         self._relay = relay
         self._outcome = outcome
         self._exchange = exchange
         self._client = client
         self._splitter = Splitter()
         self._reader = Reader()
-        self._deadline: float | None = None
+        self._drain = drain
 
     async def run(self) -> None:
         """Relay to the end of the stream; read on without the client if it leaves."""
@@ -258,12 +278,28 @@ class _Stream:
 
     def _left(self) -> None:
         """The client has gone: leave too where that stops the bill, else read on to the usage, for a while."""
-        now = time.monotonic()
-        if self._deadline is None:
-            self._deadline = now + LONGEST_DRAIN
-        stops = self._outcome.generation_id is not None and stops_billing(self._reader.provider)
-        if self._outcome.usage is None and (stops or now > self._deadline):
+        self._drain.begin()
+        outcome = self._outcome
+        if outcome.usage is None and outcome.generation_id is not None and self._relay.leaves(self._reader.provider):
             self._exchange.abort()
+
+
+class _Drain:
+    """Gives an answer that nobody waits for `LONGEST_DRAIN` seconds: upstream may trickle for hours."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """From now on nobody waits. Repeating changes nothing."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LONGEST_DRAIN, self._exchange.abort)
+
+    def end(self) -> None:
+        """The answer is over."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def _is_stream(exchange: Exchange, wanted: bool) -> bool:
