@@ -1,16 +1,19 @@
 """What the usage records in the database say: pages of them, and sums."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from faregate.records import Source, Status
 from faregate.store.errors import UnknownRecord
 from faregate.store.tables import carried_charges, usage_records
+
+SLICE_SECONDS = 7 * 86_400.0
+"""How much time one statement adds up at most: that of all time, or of a month, could take longer than one may."""
 
 _row = usage_records.c
 
@@ -111,16 +114,17 @@ async def spend(
     """
     by = (_row.user_id, _row.groups, _row.models)
     totals = (func.sum(_row.requests), func.sum(_row.total_tokens), func.sum(_row.cost_nano))
-    records: Select[Any] = select(*by, *totals).where(*_charged(since, before_era)).group_by(*by)
-    if until is not None:
-        records = records.where(_row.ts < until)
-    # All time: also what retention has dropped.
-    dropped = [select(*(carried_charges.c[name] for name in SpendRow._fields))] if since <= 0 and until is None else []
-    rows = await connection.execute(union_all(records, *dropped))
-    return [
-        SpendRow(user_id, groups, models, int(requests), int(tokens), int(nano))
-        for user_id, groups, models, requests, tokens, nano in rows
-    ]
+    first, last = (await connection.execute(select(func.min(_row.ts), func.max(_row.ts)))).one()
+    found: list[SpendRow] = []
+    if first is not None:
+        end = last + SLICE_SECONDS if until is None else min(until, last + SLICE_SECONDS)
+        for starts, ends in _slices(max(since, first), end):
+            some = select(*by, *totals).where(*_charged(starts, before_era), _row.ts < ends).group_by(*by)
+            found += [_spend_row(row) for row in await connection.execute(some)]
+    if since <= 0 and until is None:
+        dropped = select(*(carried_charges.c[name] for name in SpendRow._fields))
+        found += [_spend_row(row) for row in await connection.execute(dropped)]
+    return found
 
 
 async def recent(connection: AsyncConnection, since: float, before_era: int | None) -> list[ChargedRow]:
@@ -136,6 +140,17 @@ async def recent(connection: AsyncConnection, since: float, before_era: int | No
         .order_by(_row.ts, _row.request_id)
     )
     return [ChargedRow(*row) for row in await connection.execute(statement)]
+
+
+def _slices(since: float, until: float) -> Iterator[tuple[float, float]]:
+    while since < until:
+        yield since, min(since + SLICE_SECONDS, until)
+        since += SLICE_SECONDS
+
+
+def _spend_row(row: Any) -> SpendRow:
+    user_id, groups, models, *amounts = row
+    return SpendRow(user_id, groups, models, *map(int, amounts))
 
 
 def _charged(since: float, before_era: int | None) -> Iterable[ColumnElement[bool]]:
