@@ -21,7 +21,7 @@ from fleet import defaults, running, sharing
 from open_webui import Person, plain_headers, somebody, user_turn
 from redis_server import RedisServer
 
-SEED = int(os.environ.get("FAREGATE_CHAOS_SEED", random.SystemRandom().randrange(10**6)))
+SEED = int(os.environ["FAREGATE_CHAOS_SEED"])
 STREAMS = int(os.environ.get("FAREGATE_CHAOS_STREAMS", "150"))
 
 AT_ONCE = 40

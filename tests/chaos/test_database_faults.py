@@ -24,7 +24,7 @@ from chaos_books import (
 from database_world import DatabaseWorld
 from open_webui import somebody
 
-FIRST = int(os.environ.get("FAREGATE_CHAOS_SEED", random.SystemRandom().randrange(10**6)))
+FIRST = int(os.environ["FAREGATE_CHAOS_SEED"])
 ROUNDS = int(os.environ.get("FAREGATE_CHAOS_ROUNDS", "1"))
 
 LIMITS = [

@@ -18,7 +18,7 @@ from database_world import DatabaseWorld, readiness, try_admin, waiting
 from fleet import ask
 from open_webui import Person, somebody
 
-SEED = int(os.environ.get("FAREGATE_CHAOS_SEED", random.SystemRandom().randrange(10**6)))
+SEED = int(os.environ["FAREGATE_CHAOS_SEED"])
 SECONDS = float(os.environ.get("FAREGATE_CHAOS_OUTAGE_SECONDS", "6"))
 
 LIMITS = [

@@ -13,7 +13,7 @@ from chaos_books import Load, Record, assert_counters_are_records, assert_record
 from commands import ADMIN_KEY, CONNECTION_KEY, DEADLINE, UPSTREAM_KEY, Gateway, Simulator
 from open_webui import somebody
 
-SEED = int(os.environ.get("FAREGATE_CHAOS_SEED", random.SystemRandom().randrange(10**6)))
+SEED = int(os.environ["FAREGATE_CHAOS_SEED"])
 KILLS = int(os.environ.get("FAREGATE_CHAOS_KILLS", "4"))
 
 LIMITS = [

@@ -29,7 +29,7 @@ from redis_eyes import Sampler
 
 from faregate.ledger.port import Counter as LedgerCounter
 
-FIRST = int(os.environ.get("FAREGATE_CHAOS_SEED", random.SystemRandom().randrange(10**6)))
+FIRST = int(os.environ["FAREGATE_CHAOS_SEED"])
 ROUNDS = int(os.environ.get("FAREGATE_CHAOS_ROUNDS", "1"))
 
 AT_ONCE = 12
