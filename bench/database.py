@@ -1,8 +1,9 @@
 """How the database stands ten million usage records: `make bench-db` (ROWS=... for another number).
 
 A PostgreSQL of its own, with its defaults and fsync on, is filled with records of the last ninety days. Measured are
-the admin API of a running gateway on it, request by request over HTTP; how fast hours are added up; and how many rows
-per second `Store.write` brings there in batches of 500, as the outbox does. Nothing is asserted but that it works.
+the admin API of a running gateway on it, request by request over HTTP; how fast hours are added up; how many rows per
+second `Store.write` brings there in batches of 500, as the outbox does; and how long it takes until somebody is served
+when the counters have to be built from all these records. Nothing is asserted but that it works.
 """
 
 import asyncio
@@ -31,14 +32,23 @@ from faregate.store.store import Store
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "integration"), str(ROOT / "tests" / "acceptance")]
 
-from commands import ADMIN_KEY, Gateway  # noqa: E402 - the path to it has just been set
+import commands  # noqa: E402 - the path to it has just been set
+from commands import ADMIN_KEY, CONNECTION_KEY, Gateway  # noqa: E402
+from fleet import ask  # noqa: E402
+from open_webui import somebody  # noqa: E402
 from postgres import Postgres  # noqa: E402
+from redis_server import RedisServer  # noqa: E402
 
 ROWS = int(os.environ.get("ROWS", "10000000"))
 DAYS = 90
 PEOPLE = 20_000
 AT_ONCE = 500_000
 REPETITIONS = 21
+LIMITS = [
+    {"meter": "usd", "window": "month", "amount": "1000"},
+    {"meter": "tokens", "window": "day", "amount": 10**9},
+    {"meter": "requests", "window": "minute", "amount": 100},
+]
 BATCH = 500
 WRITING_SECONDS = 10.0
 RESULTS = ROOT / "bench" / "results" / "database.json"
@@ -67,7 +77,7 @@ def main() -> None:
         url = server.url(server.create_database())
         results = asyncio.run(measure_store(url))
         with tempfile.TemporaryDirectory() as folder:
-            results |= measure_admin(url, Path(folder))
+            results |= measure_gateway(url, Path(folder))
         version = server.sql("postgres", "SHOW server_version")[0][0]
     finally:
         server.remove()
@@ -148,15 +158,31 @@ async def writing(store: Store, writers: int) -> int:
     return round(written / (time.perf_counter() - started))
 
 
-def measure_admin(url: str, folder: Path) -> dict[str, object]:
-    """Ask a running gateway, each question several times; the median and the worst in milliseconds."""
-    settings = {"DATABASE_URL": url, "ADMIN_API_KEY": ADMIN_KEY, "GATEWAY_API_KEYS": "bench:bench-key"}
-    gateway = Gateway.start(folder, settings)
+def measure_gateway(url: str, folder: Path) -> dict[str, object]:
+    """Ask a running gateway, and let it build its counters, in both shapes of the ledger."""
+    commands.DEADLINE = 900.0
+    settings = {"DATABASE_URL": url, "ADMIN_API_KEY": ADMIN_KEY, "GATEWAY_API_KEYS": f"bench:{CONNECTION_KEY}"}
+    redis = RedisServer()
+    redis.start()
     try:
-        with httpx.Client(base_url=f"{gateway.url}/admin", headers={"x-admin-key": ADMIN_KEY}, timeout=60) as client:
-            return {f"GET {path}": _timed(lambda: client.get(path)) for path in questions()}  # noqa: B023 - called at once
-    finally:
+        gateway = Gateway.start(folder, settings | {"REDIS_URL": redis.url})
+        results = measure_admin(gateway)
+        gateway.set_policy(limits=LIMITS)
+        results["served after FLUSHALL of Redis, s"] = round(_served_after(redis.flush, gateway), 2)
         gateway.process.stop()
+    finally:
+        redis.remove()
+    started = time.perf_counter()
+    alone = Gateway.start(folder, settings)
+    results["start without Redis, all sums from the records, s"] = round(time.perf_counter() - started, 1)
+    alone.process.stop()
+    return results
+
+
+def measure_admin(gateway: Gateway) -> dict[str, object]:
+    """Each question several times; the median and the worst in milliseconds."""
+    with httpx.Client(base_url=f"{gateway.url}/admin", headers={"x-admin-key": ADMIN_KEY}, timeout=60) as client:
+        return {f"GET {path}": _timed(lambda: client.get(path)) for path in questions()}  # noqa: B023 - called at once
 
 
 def questions() -> Iterator[str]:
@@ -181,6 +207,16 @@ def show(machine: dict[str, object], results: dict[str, object]) -> None:
     for name, figure in results.items():
         table.add_row(name, str(figure))
     Console(width=140).print(table)
+
+
+def _served_after(lose: Callable[[], None], gateway: Gateway) -> float:
+    person = somebody()
+    assert ask(gateway, person).status_code == 200
+    lose()
+    started = time.perf_counter()
+    while ask(gateway, person).status_code != 200:
+        time.sleep(0.05)
+    return time.perf_counter() - started
 
 
 def _timed(ask: Callable[[], httpx.Response]) -> dict[str, float]:

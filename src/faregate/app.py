@@ -28,6 +28,7 @@ from faregate.health import Check, Health
 from faregate.keys import Keys
 from faregate.policy.model import DEFAULT_POLICY_ID
 from faregate.policy.windows import Calendar
+from faregate.reconciling import daily
 from faregate.settings import DatabaseMigrate, LogMode, Settings
 from faregate.store.errors import StoreUnavailable
 from faregate.store.store import Store
@@ -68,6 +69,12 @@ def upstream_settings(settings: Settings, base_url: str, api_key: str) -> Upstre
     )
 
 
+def management(settings: Settings) -> UpstreamSettings | None:
+    """How to ask OpenRouter what the account was charged; None without a management key."""
+    key = settings.openrouter_management_key
+    return None if key is None else upstream_settings(settings, settings.openrouter_base_url, key.get_secret_value())
+
+
 class Faregate:
     """One node: an ASGI application with a beginning and an end."""
 
@@ -102,7 +109,9 @@ class Faregate:
         self._models = models = ModelList(upstream, settings.data_dir / CATALOGUE)
         await models.start()
         parts.push_async_callback(models.stop)
-        upkeep = Upkeep(store, self._node, kept_since=settings.kept_since)
+        openrouter = management(settings)
+        compare = None if openrouter is None else daily(store, openrouter)
+        upkeep = Upkeep(store, self._node, kept_since=settings.kept_since, compare=compare)
         upkeep.start()
         parts.push_async_callback(upkeep.stop)
         admitter = Admitter(

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from commands import DEADLINE, FAREGATE, UPSTREAM_KEY, Simulator
+from commands import DEADLINE, FAREGATE, UPSTREAM_KEY, Gateway, Simulator
 from databases import Database, sqlite_database
+from fleet import defaults
 
 from faregate.records import Facts, Source, Status, UsageRecord
 from faregate.store.store import Store
@@ -227,3 +229,22 @@ async def test_without_a_day_it_is_yesterday(ask, simulator: Simulator, database
     # The clock may have passed midnight meanwhile.
     today = datetime.now(UTC).date()
     assert ended.stdout[:10] in {f"{today - timedelta(days=days)}" for days in (1, 2)}
+
+
+def test_a_running_gateway_compares_the_last_complete_day_by_itself(
+    simulator: Simulator, database: Database, tmp_path: Path
+):
+    known = {"DATABASE_URL": database.url, "OPENROUTER_MANAGEMENT_KEY": MANAGEMENT_KEY}
+    gateway = Gateway.start(tmp_path, defaults(simulator) | known)
+    try:
+        deadline = time.monotonic() + DEADLINE
+        said = None
+        while said is None and time.monotonic() < deadline:
+            # It is done in the background, and kept in the database.
+            time.sleep(0.05)
+            jobs = {job["name"]: job for job in gateway.admin("GET", "/jobs").json()}
+            said = jobs["reconciliation"]["said"]
+        assert said is not None
+        assert re.match(r"\d{4}-\d\d-\d\d: we charged \$0, OpenRouter \$", said), said
+    finally:
+        gateway.process.stop()

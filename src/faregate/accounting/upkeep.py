@@ -19,12 +19,16 @@ from faregate.store.jobs import JobRun
 ROLLUPS = "rollups"
 PARTITIONS = "partitions"
 RETENTION = "retention"
+RECONCILIATION = "reconciliation"
 
 LOOK_SECONDS = 10.0
 """Seconds between two looks at what is due: also between two runs of the roll-ups."""
 
 HOURLY_SECONDS = 3600.0
 """Seconds between two runs of the other jobs."""
+
+DAILY_SECONDS = 86_400.0
+"""Seconds between two comparisons with OpenRouter."""
 
 HOURS_AT_ONCE = 10
 """Hours that are added up before it is looked whether this node stops."""
@@ -79,9 +83,13 @@ class Upkeep:
         node: str,
         *,
         kept_since: KeptSince = _for_ever,
+        compare: Callable[[float], Awaitable[str]] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Without `kept_since`, and where that says None at the start, no records are dropped."""
+        """Without `kept_since`, and where that says None at the start, no records are dropped.
+
+        `compare` compares the last complete day at a time (epoch seconds) with OpenRouter's own figures.
+        """
         self._store = store
         self._node = node
         self._kept_since = kept_since
@@ -93,6 +101,8 @@ class Upkeep:
         ]
         if kept_since(self._clock.time()) is not None:
             self._jobs.append(_Job(RETENTION, HOURLY_SECONDS, self._drop))
+        if compare is not None:
+            self._jobs.append(_Job(RECONCILIATION, DAILY_SECONDS, lambda: compare(self._clock.time())))
         self._last_runs: dict[str, float] = {}
         self._failures: dict[str, str] = {}
         self._is_away = False

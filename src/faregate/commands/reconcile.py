@@ -8,14 +8,12 @@ from typing import Annotated
 
 import typer
 
-from faregate.accounting.activity import MOST_BYTES, Activity, activity_path, parse_activity
 from faregate.accounting.generation import AskFailed
-from faregate.accounting.reconcile_day import NotClosed, agree, bounds, check_closed, compare, day_before, total
+from faregate.accounting.reconcile_day import NotClosed, agree, check_closed, day_before, total
 from faregate.admin.formats import dollars
-from faregate.app import open_store, upstream_settings
+from faregate.app import management, open_store
 from faregate.commands import console
-from faregate.gateway.http1 import UpstreamFailure
-from faregate.gateway.upstream import Upstream
+from faregate.reconciling import TOLERANCE, reconcile_day
 from faregate.settings import Settings, SettingsError
 from faregate.store.errors import StoreError
 from faregate.store.reconciliations import DayRow
@@ -47,7 +45,7 @@ def reconcile(
     ] = None,
     tolerance: Annotated[
         Decimal, typer.Option(parser=_amount, metavar="DOLLARS", help="The largest difference that is none.")
-    ] = Decimal("0.01"),
+    ] = TOLERANCE,
 ) -> None:
     """Compare a completed UTC day with OpenRouter's figures (needs OPENROUTER_MANAGEMENT_KEY).
 
@@ -69,38 +67,17 @@ def reconcile(
 
 
 async def _reconcile(settings: Settings, day: date, now: float) -> tuple[list[DayRow], int]:
-    theirs = await _ask(settings, day)
-    store = await open_store(settings)
-    try:
-        ours, pending = await store.charged(*bounds(day))
-        rows = compare(ours, theirs)
-        await store.save_reconciliation(day, rows, now)
-    finally:
-        await store.close()
-    return rows, pending
-
-
-async def _ask(settings: Settings, day: date) -> list[Activity]:
-    if settings.openrouter_management_key is None:
+    openrouter = management(settings)
+    if openrouter is None:
         raise SettingsError(
             "OPENROUTER_MANAGEMENT_KEY should hold a management key of the OpenRouter account: "
             "only with one does OpenRouter tell what was spent"
         )
-    base, key = settings.openrouter_base_url, settings.openrouter_management_key.get_secret_value()
-    upstream = Upstream(upstream_settings(settings, base, key))
+    store = await open_store(settings)
     try:
-        status, body = await upstream.get_json(activity_path(day), MOST_BYTES)
-    except UpstreamFailure as failure:
-        raise AskFailed(f"OpenRouter could not be asked ({failure}): try again later") from failure
+        return await reconcile_day(store, openrouter, day, now)
     finally:
-        upstream.close()
-    if status in (401, 403):
-        raise SettingsError(
-            f"OPENROUTER_MANAGEMENT_KEY should be a management key, and {base} refuses it (HTTP {status}): create one"
-        )
-    if status != 200:
-        raise AskFailed(f"{base} answers HTTP {status} when asked for its activity of {day}: try again later")
-    return parse_activity(body, day)
+        await store.close()
 
 
 def _report(day: date, rows: Sequence[DayRow], pending: int) -> str:

@@ -5,7 +5,15 @@ import logging
 import pytest
 from accounting_world import NOON, HandClock, others_run
 
-from faregate.accounting.upkeep import HOURLY_SECONDS, HOURS_AT_ONCE, LOOK_SECONDS, Upkeep, is_due
+from faregate.accounting.upkeep import (
+    DAILY_SECONDS,
+    HOURLY_SECONDS,
+    HOURS_AT_ONCE,
+    LOOK_SECONDS,
+    RECONCILIATION,
+    Upkeep,
+    is_due,
+)
 from faregate.store.errors import JobTaken, RollupFailed, StillStale, StoreUnavailable
 from faregate.store.jobs import JobRun
 
@@ -112,6 +120,22 @@ async def test_everything_is_done_at_the_start_and_then_when_it_is_due(estate, c
     assert estate.drops == [NOON - YEAR, NOON + HOURLY_SECONDS - YEAR]
     assert estate.said("rollups")[-1] == "every hour was added up already"
     assert upkeep.plan == {"partitions": HOURLY_SECONDS, "rollups": LOOK_SECONDS, "retention": HOURLY_SECONDS}
+
+
+async def test_the_day_is_compared_with_openrouter_once_a_day_if_it_can_be_asked(estate, clock, node):
+    asked = []
+
+    async def compare(now):
+        asked.append(now)
+        return "they agree"
+
+    assert RECONCILIATION not in node().plan
+    node("node-2", compare=compare)
+    await clock.advance(DAILY_SECONDS / 2)
+    assert asked == [NOON]
+    await clock.advance(DAILY_SECONDS / 2 + LOOK_SECONDS)
+    assert len(asked) == 2
+    assert estate.said(RECONCILIATION) == ["they agree", "they agree"]
 
 
 async def test_a_run_says_when_and_where_it_was(estate, node):
