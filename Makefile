@@ -13,7 +13,7 @@ run: ## Start Faregate; the first time, install it into .venv
 	@exec .venv/bin/faregate serve
 
 test: lint ## Check style and types, and run all tests, with a short run of the chaos
-	.venv/bin/pytest -n 2 --dist loadfile
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: ## Kill nodes, Redis and the database again and again under load, from printed seeds (an hour)
 	@scripts/bootstrap dev
