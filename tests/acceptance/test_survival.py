@@ -1,12 +1,13 @@
 """Answers that break off, clients that leave, processes that are killed: charged all the same, once, in the end."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from decimal import Decimal
 
 import httpx
 import pytest
-from books import AT_ONCE, DAY, assert_nothing_is_held, settled
+from books import AT_ONCE, DAY, assert_nothing_is_held, settled, until
 from commands import CONNECTION_KEY, DEADLINE, Gateway, Launch, Simulator
 from open_webui import MODEL, Person, plain_headers, somebody, user_turn
 
@@ -126,6 +127,25 @@ def test_after_kill_9_in_mid_stream_the_next_start_settles_what_openrouter_charg
         records = settled(second, who, 1)
         assert_nothing_is_held(second, who, sum(bill_of(simulator, record) for record in records))
         assert [Decimal(record["cost"]) for record in records] == [bill_of(simulator, record) for record in records]
+
+
+def test_who_is_cut_by_a_shutdown_is_told_so_before_the_first_byte_and_in_mid_stream(
+    launch: Launch, simulator: Simulator
+):
+    first = launch(SHUTDOWN_GRACE="0.3")
+    first.set_policy(limits=[DAY, AT_ONCE])
+    with ThreadPoolExecutor(1) as waiting, stream(first, somebody(), "Hi [[tokens=4000]] [[pace=0.05]]") as answer:
+        lines = answer.iter_lines()
+        assert next(lines)
+        asked = waiting.submit(ask, first, somebody(), "Hello [[wait=30]]")
+        until(lambda: simulator.stats()["in_flight"] == 2)
+        first.process.terminate()
+        refused = asked.result()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+        assert refused.headers["retry-after"] == "1"
+        events = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+        assert json.loads(events[-1])["error"]["code"] == "shutting_down"
+    assert first.process.wait() == 0
 
 
 def test_sigterm_lets_an_answer_end_and_leaves_nothing_behind(launch: Launch, simulator: Simulator):

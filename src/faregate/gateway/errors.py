@@ -103,6 +103,17 @@ def ledger_away(contact: str, reason: str) -> ApiError:
     )
 
 
+def shutting_down() -> ApiError:
+    """The node stops, and the time that it lets answers end in is over."""
+    return ApiError(
+        503,
+        "The gateway is being restarted, and could not wait for the end of this answer. Please try again.",
+        "server_error",
+        "shutting_down",
+        headers={"retry-after": "1"},
+    )
+
+
 def internal_error() -> ApiError:
     """A mistake of ours; the log has it."""
     return ApiError(

@@ -1,13 +1,15 @@
 """The table of routes: nothing else passes, and nothing else ever reaches upstream."""
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from faregate.gateway.admission import Admission, Admitter
 from faregate.gateway.client import Client, Receive, Send
-from faregate.gateway.errors import ApiError, bad_request, internal_error, no_route
+from faregate.gateway.errors import ApiError, bad_request, internal_error, no_route, shutting_down
 from faregate.gateway.identity import Gatekeeper, Headers
 from faregate.gateway.models import ModelList
 from faregate.gateway.refusals import is_account_problem
@@ -17,6 +19,9 @@ from faregate.gateway.request import outgoing, parse_chat
 _log = logging.getLogger("faregate.requests")
 _crash = logging.getLogger(__name__)
 _alarm = logging.getLogger("faregate.upstream")
+
+LAST_WORDS_SECONDS = 0.5
+"""How long a request that a shutdown cuts may take to say so to a client that does not read."""
 
 MOST_BODY_BYTES = 64 * 1024 * 1024
 PREFIXES = ("/api/v1", "/v1")
@@ -79,6 +84,12 @@ class Gateway:
             await client.fail(error)
         except ClientLeft:
             pass
+        except asyncio.CancelledError:
+            # The request has been settled, or left to be, by the relay. Who waits is told, if that can be said at once.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_SECONDS):
+                    await client.fail(shutting_down())
+            raise
         except Exception:  # noqa: BLE001 - the caller is owed an answer, and the log the rest
             # The last resort of one request: its hold has been brought to an end by the relay.
             _crash.exception("request %s ended by an error of the gateway itself", request_id)
