@@ -167,8 +167,10 @@ def measure_gateway(url: str, folder: Path) -> dict[str, object]:
     try:
         gateway = Gateway.start(folder, settings | {"REDIS_URL": redis.url})
         results = measure_admin(gateway)
-        gateway.set_policy(limits=LIMITS)
-        results["served after FLUSHALL of Redis, s"] = round(_served_after(redis.flush, gateway), 2)
+        results["served after limits by day and month are new, s"] = _served_after(
+            lambda: gateway.set_policy(limits=LIMITS), gateway
+        )
+        results["served after FLUSHALL of Redis, s"] = _served_after(redis.flush, gateway)
         gateway.process.stop()
     finally:
         redis.remove()
@@ -209,14 +211,14 @@ def show(machine: dict[str, object], results: dict[str, object]) -> None:
     Console(width=140).print(table)
 
 
-def _served_after(lose: Callable[[], None], gateway: Gateway) -> float:
+def _served_after(event: Callable[[], None], gateway: Gateway) -> float:
     person = somebody()
     assert ask(gateway, person).status_code == 200
-    lose()
     started = time.perf_counter()
+    event()
     while ask(gateway, person).status_code != 200:
         time.sleep(0.05)
-    return time.perf_counter() - started
+    return round(time.perf_counter() - started, 2)
 
 
 def _timed(ask: Callable[[], httpx.Response]) -> dict[str, float]:
