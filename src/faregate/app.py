@@ -145,6 +145,7 @@ class Faregate:
                 flush=books.outbox.flush,
                 follow=books.follow,
                 changed=books.changed,
+                prepare=books.prepare,
                 clock=time.time,
                 jobs=upkeep.plan,
             )

@@ -7,7 +7,7 @@ Redis; there each node's holds and records survive it, and other nodes look afte
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -32,6 +32,7 @@ from faregate.ledger.redis.dialer import dialer_for
 from faregate.ledger.redis.engine import SCRIPTS, RedisLedger
 from faregate.ledger.redis.link import Link
 from faregate.ledger.redis.names import Keys
+from faregate.policy.rulebook import Shape
 from faregate.policy.windows import Calendar
 from faregate.records import UsageRecord
 from faregate.settings import OnOutage, Settings, SettingsError
@@ -51,12 +52,17 @@ async def _nothing() -> None:
     """There is no other node."""
 
 
+async def _nothing_to_learn(_shapes: Iterable[Shape]) -> None:
+    """This ledger counts whatever it is asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Books:
     """What the rest of the node needs of its books.
 
     `away` says whether the ledger cannot be reached; `check` is what readiness says of it. `follow` brings rules and
-    people up to date with other nodes, `changed` tells them of a change.
+    people up to date with other nodes, `changed` tells them of a change. `prepare` has limits counted that no rule has
+    yet.
     """
 
     ledger: Ledger
@@ -70,6 +76,7 @@ class Books:
     away: Callable[[], bool] = field(default=lambda: False)
     follow: Callable[[], Awaitable[None]] = _nothing
     changed: Callable[[], Awaitable[None]] = _nothing
+    prepare: Callable[[Iterable[Shape]], Awaitable[None]] = _nothing_to_learn
 
 
 async def embedded(
@@ -168,11 +175,14 @@ async def shared(
         reconciler.hurry()
         following.wake()
 
-    async def changed() -> None:
+    async def prepare(shapes: Iterable[Shape]) -> None:
         try:
-            await ledger.learn(directory.rulebook.shapes)
+            await ledger.learn(shapes)
         except LedgerAway as error:
             log.warning("the new limits count from when the ledger is back: %s", error)
+
+    async def changed() -> None:
+        await prepare(directory.rulebook.shapes)
         await ledger.announce()
 
     async def bring_records() -> None:
@@ -230,6 +240,7 @@ async def shared(
         away=lambda: ledger.failure is not None,
         follow=following.round,
         changed=changed,
+        prepare=prepare,
     )
 
 

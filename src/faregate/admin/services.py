@@ -1,7 +1,7 @@
 """What the admin API works with."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from faregate.directory import Directory
 from faregate.ledger.port import Ledger
+from faregate.policy.rulebook import Shape
 from faregate.policy.windows import Calendar
 from faregate.store.errors import StoreUnavailable
 from faregate.store.store import Store
@@ -23,6 +24,10 @@ async def _no_other_node() -> None:
     """There is nobody else to follow or to tell."""
 
 
+async def _nothing_to_prepare(_shapes: Iterable[Shape]) -> None:
+    """The ledger counts whatever it is asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class AdminServices:
     """The parts that the composition root hands over.
@@ -31,6 +36,7 @@ class AdminServices:
     both may raise `StoreUnavailable`. `changed` is awaited after each change of rules or people that the store and
     the directory have: the ledger learns the limits, and the other nodes are told. It must not raise `LedgerAway`:
     the change is made, and both happen later without it. `clock` gives seconds since the epoch.
+    `prepare` has the ledger learn limits before any rule has them; like `changed` it must not raise `LedgerAway`.
     `jobs` are those that this node plans, with the seconds between two runs.
 
     Who changes something holds `directory.changing` from the check to the end: on this node, what a change was
@@ -46,6 +52,7 @@ class AdminServices:
     clock: Callable[[], float]
     follow: Callable[[], Awaitable[None]] = _no_other_node
     changed: Callable[[], Awaitable[None]] = _no_other_node
+    prepare: Callable[[Iterable[Shape]], Awaitable[None]] = _nothing_to_prepare
     jobs: Mapping[str, float] = field(default_factory=dict)
 
 

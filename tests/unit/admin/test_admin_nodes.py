@@ -128,6 +128,18 @@ async def test_the_others_are_not_told_of_what_did_not_happen(gateway, as_admin)
     assert told == []
 
 
+async def test_new_limits_are_counted_before_anybody_is_held_to_them(gateway, as_admin):
+    seen = []
+
+    async def prepare(shapes):
+        seen.append(([shape.window for shape in shapes], "limited" in gateway.directory.rulebook.policies))
+
+    async with as_admin(gateway.services(prepare=prepare)) as node:
+        assert (await node.post("/admin/policies", json=LIMITED)).status_code == 200
+    assert seen == [(["day"], False)]
+    assert "limited" in gateway.directory.rulebook.policies
+
+
 async def test_what_may_have_changed_elsewhere_is_not_shown_while_nobody_can_be_followed(gateway, as_admin, refusal):
     async def follow():
         raise StoreUnavailable("the database did not answer")

@@ -11,6 +11,7 @@ from faregate.admin.policies.schemas import PolicyOut
 from faregate.admin.services import Fresh
 from faregate.policy.document import InvalidPolicy, PolicyDocument, document_of, parse_policy
 from faregate.policy.model import DEFAULT_POLICY_ID, Policy
+from faregate.policy.rulebook import Rulebook
 from faregate.store.errors import PolicyInUse
 
 router = APIRouter(tags=["policies"])
@@ -30,6 +31,8 @@ async def put_policy(body: JsonObject, services: Fresh, actor: Actor) -> PolicyO
         policy = parse_policy(body)
     except InvalidPolicy as error:
         raise invalid(error.field, f"{error.field} {error.message}.") from None
+    # First, and with nobody waiting: of a new kind of limit the counters may have to be added up from many records.
+    await services.prepare(Rulebook((policy,), ()).shapes)
     async with services.directory.changing:
         await services.store.save_policy(policy, actor=actor, at=services.clock())
         services.directory.put_policy(policy)
