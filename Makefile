@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos bench-db lint format lock clean
+.PHONY: help run env test chaos bench-db lint format lock clean
 
 # Which Python makes .venv: 3.11 or newer. Left empty, the first that fits is taken.
 PYTHON ?=
@@ -11,6 +11,9 @@ help: ## Show this list
 run: ## Start Faregate; the first time, install it into .venv
 	@scripts/bootstrap run
 	@exec .venv/bin/faregate serve
+
+env: ## Make deploy/compose/.env with random secrets, for docker compose
+	@deploy/compose/make-env
 
 test: lint ## Check style and types, and run all tests, with a short run of the chaos
 	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
