@@ -1,5 +1,6 @@
 """The composition root: builds each part, wires them, owns the order in which they start and stop."""
 
+import asyncio
 import os
 import secrets
 import socket
@@ -29,7 +30,7 @@ from faregate.keys import Keys
 from faregate.policy.model import DEFAULT_POLICY_ID
 from faregate.policy.windows import Calendar
 from faregate.reconciling import daily
-from faregate.settings import DatabaseMigrate, LogMode, Settings
+from faregate.settings import DatabaseMigrate, LogMode, Settings, UpstreamKey
 from faregate.store.errors import StoreUnavailable
 from faregate.store.store import Store
 from faregate.telemetry.metrics import Metrics, Sources
@@ -56,8 +57,10 @@ async def open_store(settings: Settings, node: str = "") -> Store:
     return await Store.open(database_url(settings), node, settings.database_migrate is DatabaseMigrate.AUTO)
 
 
-def upstream_settings(settings: Settings, base_url: str, api_key: str) -> UpstreamSettings:
-    """How to reach OpenRouter, or what stands in for it."""
+def upstream_settings(
+    settings: Settings, base_url: str, api_key: str, keys: tuple[UpstreamKey, ...] = ()
+) -> UpstreamSettings:
+    """How to reach OpenRouter, or what stands in for it, with the one key or the `keys` that share its work."""
     return UpstreamSettings(
         base_url=base_url,
         api_key=api_key,
@@ -66,6 +69,7 @@ def upstream_settings(settings: Settings, base_url: str, api_key: str) -> Upstre
         connect_timeout=settings.upstream_connect_timeout,
         first_byte_timeout=settings.upstream_first_byte_timeout,
         idle_timeout=settings.upstream_idle_timeout,
+        keys=keys,
     )
 
 
@@ -129,11 +133,19 @@ class Faregate:
         self._gateway = Gateway(
             Gatekeeper(settings, self._keys.connections),
             admitter,
-            Relay(upstream, books.ledger, Settler(books.accountant), settings.support_contact, settings.client_left),
+            Relay(
+                upstream,
+                books.ledger,
+                Settler(books.accountant),
+                settings.support_contact,
+                settings.client_left,
+                settings.upstream_queue_seconds,
+            ),
             models,
             new_id=_new_id,
             ledger_away=books.away,
             log_requests=settings.log_mode is LogMode.METADATA,
+            max_in_flight=settings.max_in_flight,
         )
         self._admin = create_admin(
             AdminServices(
@@ -158,6 +170,7 @@ class Faregate:
                 settlements=lambda: len(books.reconciler),
                 holds=books.holds,
                 jobs=lambda: upkeep.last_runs,
+                keys=lambda: upstream.keys.up(asyncio.get_running_loop().time()),
             ),
             version=__version__,
             worker=str(os.getpid()) if settings.workers > 1 else "0",
@@ -202,16 +215,23 @@ class Faregate:
         return self._models.failure
 
     async def _ask(self, generation_id: str) -> Generation | None:
-        try:
-            path = b"/generation?id=" + _quoted(generation_id)
-            status, body = await self._upstream.get_json(path, MOST_GENERATION_BYTES)
-        except UpstreamFailure as failure:
-            raise AskFailed(str(failure)) from failure
-        if status == 404:
+        path = b"/generation?id=" + _quoted(generation_id)
+        unknown, failure = False, ""
+        # Whether every key of an account is told about all of its generations is not documented: one of them is.
+        for key in self._upstream.keys.by_standing():
+            try:
+                status, body = await self._upstream.get_json(path, MOST_GENERATION_BYTES, key)
+            except UpstreamFailure as failed:
+                raise AskFailed(str(failed)) from failed
+            if status == 200:
+                return parse_generation(body)
+            if status == 404:
+                unknown = True
+            else:
+                failure = f"upstream answered {status}"
+        if unknown:
             return None
-        if status != 200:
-            raise AskFailed(f"upstream answered {status}")
-        return parse_generation(body)
+        raise AskFailed(failure)
 
     async def _checks(self) -> list[Check]:
         lag = self._books.outbox.lag
@@ -229,9 +249,16 @@ class Faregate:
         return [
             database,
             self._books.check(),
+            self._keys_check(),
             # The price list may be old, but without any nobody can be admitted.
             Check("catalogue", known and failure is None, not known, failure or f"{self.model_count} models"),
         ]
+
+    def _keys_check(self) -> Check:
+        keys = self._upstream.keys
+        out = keys.out()
+        said = "; ".join(f"OpenRouter does not take {name} ({why})" for name, why in out.items())
+        return Check("upstream_keys", not out, False, said or f"{len(keys)} of {len(keys)} are taken")
 
 
 def prepare_data_dir(path: Path) -> None:

@@ -127,24 +127,28 @@ async def _info(connection: AbstractConnection, section: str) -> dict[str, str]:
 
 
 async def _upstream(settings: Settings) -> AsyncIterator[Finding]:
-    if settings.openrouter_api_key is None:
+    keys = settings.upstream_keys()
+    if not keys:
         yield Finding(True, "OPENROUTER_API_KEY", "not set: the built-in simulator will answer")
         return
     base = settings.openrouter_base_url
-    upstream = Upstream(upstream_settings(settings, base, settings.openrouter_api_key.get_secret_value()))
+    upstream = Upstream(upstream_settings(settings, base, keys[0].key.get_secret_value(), keys))
     try:
         status, body = await upstream.get_json(b"/models", MOST_BYTES)
         if status != 200:
             yield Finding(False, "OPENROUTER_BASE_URL", f"{base} answers HTTP {status} for the model list")
             return
         yield Finding(True, "OPENROUTER_BASE_URL", f"{base} lists {len(Catalogue.parse(body))} models")
-        status, _ = await upstream.get_json(b"/key", MOST_GENERATION_BYTES)
-        if status in (401, 403):
-            yield Finding(False, "OPENROUTER_API_KEY", f"upstream refuses this key (HTTP {status}): create a new one")
-        elif status == 200:
-            yield Finding(True, "OPENROUTER_API_KEY", "upstream accepts this key")
-        else:
-            yield Finding(True, "OPENROUTER_API_KEY", f"upstream does not tell about this key (HTTP {status})")
+        variable = "OPENROUTER_API_KEY" if settings.openrouter_api_keys is None else "OPENROUTER_API_KEYS"
+        for key in upstream.keys.by_standing():
+            which = "this key" if settings.openrouter_api_keys is None else f"the key {key.name}"
+            status, _ = await upstream.get_json(b"/key", MOST_GENERATION_BYTES, key)
+            if status in (401, 403):
+                yield Finding(False, variable, f"upstream refuses {which} (HTTP {status}): create a new one")
+            elif status == 200:
+                yield Finding(True, variable, f"upstream accepts {which}")
+            else:
+                yield Finding(True, variable, f"upstream does not tell about {which} (HTTP {status})")
     except (UpstreamFailure, CatalogueError) as error:
         yield Finding(False, "OPENROUTER_BASE_URL", f"{base}: {error}")
     finally:

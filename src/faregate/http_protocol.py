@@ -117,6 +117,12 @@ class HttpProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise httptools.HttpParserError("There is no tunnel here.")
             return
+        for name, value in self.headers:
+            # Another coding is not undone here, and HTTP/1.0 has none (RFC 9112, 6.1).
+            if name == b"transfer-encoding" and (
+                value.strip().lower() != b"chunked" or self.parser.get_http_version() == "1.0"
+            ):
+                raise httptools.HttpParserError("The body is in a form that is not read here.")
         if self._idle_bytes > self._limits.head_bytes and len(self._head()) > self._limits.head_bytes:
             self._refuse_size()
             raise httptools.HttpParserError("The head is too large.")
@@ -151,7 +157,11 @@ class HttpProtocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as offer:
-                self.parser.feed_data(self._head())
+                head = self._head()
+                # Of a connection that is to be closed behind this request, the old one would read nothing more.
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(head)
                 data = data[offer.args[0] :]
             else:
                 return

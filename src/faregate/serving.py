@@ -172,9 +172,8 @@ async def _serve_node(
 @asynccontextmanager
 async def _target(settings: Settings) -> AsyncIterator[_Target]:
     """What answers; the simulator serves until the end of the context."""
-    if settings.openrouter_api_key is not None:
-        key = settings.openrouter_api_key.get_secret_value()
-        yield _Target(upstream_settings(settings, settings.openrouter_base_url, key))
+    if keys := settings.upstream_keys():
+        yield _Target(upstream_settings(settings, settings.openrouter_base_url, keys[0].key.get_secret_value(), keys))
         return
     app = create_app(Options())
     simulator = Server(app, _listen_for_simulator(), settings.shutdown_grace)

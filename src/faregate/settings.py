@@ -1,5 +1,6 @@
 """Every setting of Faregate: its name, its default, its meaning. Read from the environment, then from `.env`."""
 
+import hashlib
 import re
 from calendar import monthrange
 from dataclasses import dataclass
@@ -75,10 +76,22 @@ class Connection:
     key: SecretStr
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamKey:
+    """One key to OpenRouter. Of several, each gets its share of the requests: `weight` of the sum of all."""
+
+    name: str
+    key: SecretStr
+    weight: int = 1
+
+
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Moments = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 """Seconds for which every request may have to wait: few."""
 
+UPSTREAM_KEY = re.compile(
+    r"(?:(?P<name>(?!sk-)[A-Za-z0-9][A-Za-z0-9._-]{0,39})=)?(?P<key>[!-<>?A-~]+)(?:@(?P<weight>[1-9][0-9]{0,3}))?"
+)
 RETENTION = re.compile(r"([1-9][0-9]{0,3}) (day|month)s?")
 SHORTEST_RETENTION_DAYS = 31
 """Of the longest calendar window, by month, the counters are built anew from the records."""
@@ -96,6 +109,7 @@ class Settings(BaseSettings):
     host: str = "0.0.0.0"  # noqa: S104 - a gateway is there to be reached
     port: int = Field(default=8080, ge=0, le=65_535)
     workers: int = Field(default=1, ge=1, le=256)
+    max_in_flight: int = Field(default=2000, ge=1, le=1_000_000)
     data_dir: Path = Path("data")
     database_url: SecretStr | None = None
     database_migrate: DatabaseMigrate = DatabaseMigrate.AUTO
@@ -107,6 +121,7 @@ class Settings(BaseSettings):
     ledger_on_outage: OnOutage = OnOutage.CLOSED
 
     openrouter_api_key: SecretStr | None = None
+    openrouter_api_keys: SecretStr | None = None
     openrouter_management_key: SecretStr | None = None
     openrouter_base_url: str = OPENROUTER_URL
     openrouter_http_referer: str | None = None
@@ -127,6 +142,7 @@ class Settings(BaseSettings):
     upstream_connect_timeout: Seconds = 5.0
     upstream_first_byte_timeout: Seconds = 60.0
     upstream_idle_timeout: Seconds = 300.0
+    upstream_queue_seconds: float = Field(default=10.0, ge=0, le=600, allow_inf_nan=False)
     client_left: OnClientLeft = OnClientLeft.AUTO
     reconcile_delays: str = "2,5,15,60,300,900,3600"
 
@@ -236,7 +252,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 "WEBUI_SECRET_KEY should hold the value that Open WebUI runs with, since IDENTITY is session"
             )
-        if self.openrouter_api_key is None and self.openrouter_base_url != OPENROUTER_URL:
+        if self.openrouter_api_key is not None and self.openrouter_api_keys is not None:
+            raise ValueError(
+                "OPENROUTER_API_KEYS should hold every key, and OPENROUTER_API_KEY none, since both are set: "
+                "unset one of the two"
+            )
+        if not self.upstream_keys() and self.openrouter_base_url != OPENROUTER_URL:
             raise ValueError(
                 "OPENROUTER_API_KEY should hold a key for OPENROUTER_BASE_URL; unset both to use the built-in simulator"
             )
@@ -274,6 +295,33 @@ class Settings(BaseSettings):
             return ()
         parts = self.openwebui_jwt_secrets.get_secret_value().split(",")
         return tuple(part.strip() for part in parts if part.strip())
+
+    def upstream_keys(self) -> tuple[UpstreamKey, ...]:
+        """The keys of OPENROUTER_API_KEYS, each `key` or `name=key`, with its weight as `@N`; or the single one.
+
+        Without a name it is called by a fingerprint of the key. Raises ValueError, naming the variable, for an entry
+        that is none of these, or stands twice.
+        """
+        if self.openrouter_api_keys is None:
+            return () if self.openrouter_api_key is None else (UpstreamKey("default", self.openrouter_api_key),)
+        found: dict[str, UpstreamKey] = {}
+        names: set[str] = set()
+        for position, part in enumerate(self.openrouter_api_keys.get_secret_value().split(","), start=1):
+            entry = UPSTREAM_KEY.fullmatch(part.strip())
+            if entry is None:
+                raise ValueError(
+                    "OPENROUTER_API_KEYS should be keys of printable ASCII without spaces, comma-separated, each "
+                    f"optionally NAME=KEY, and @N with a weight from 1 to 9999 behind it; entry {position} is not"
+                )
+            key, weight = entry["key"], int(entry["weight"] or 1)
+            name = entry["name"] or f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+            if key in found or name in names:
+                raise ValueError(
+                    f"OPENROUTER_API_KEYS should hold each name and key once; entry {position} repeats one"
+                )
+            found[key] = UpstreamKey(name, SecretStr(key), weight)
+            names.add(name)
+        return tuple(found.values())
 
     def connections(self) -> tuple[Connection, ...]:
         """The connections of GATEWAY_API_KEYS, each `key` or `name:key`. Empty when none is configured.

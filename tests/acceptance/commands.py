@@ -129,6 +129,10 @@ class Simulator:
         """How many chat requests came, and how many at once."""
         return httpx.get(f"{self.url}/_simulator/stats").raise_for_status().json()
 
+    def set_key(self, key: str, **state: str | int) -> None:
+        """What is wrong with a key: `error=`, or `in_flight=` and `retry_after=`; nothing, without either."""
+        httpx.post(f"{self.url}/_simulator/keys", json={"key": key, **state}).raise_for_status()
+
     def reset(self) -> None:
         """Forget all of these."""
         httpx.post(f"{self.url}/_simulator/reset").raise_for_status()

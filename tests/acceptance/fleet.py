@@ -42,6 +42,7 @@ def defaults(simulator: Simulator) -> dict[str, str]:
         "GATEWAY_API_KEYS": f"tests:{CONNECTION_KEY}",
         "RECONCILE_DELAYS": "0.3,0.3,0.5,1",
         "SHUTDOWN_GRACE": "5",
+        "UPSTREAM_QUEUE_SECONDS": "1",
     }
 
 

@@ -138,6 +138,22 @@ def test_a_json_answer_whose_client_has_left_is_charged_in_full(limited: Gateway
     assert_nothing_is_held(limited, person, Decimal(str(bill["total"])))
 
 
+def test_who_leaves_a_stream_that_is_silent_is_noticed_and_upstream_is_left_too(limited: Gateway, simulator: Simulator):
+    person = somebody()
+    body = user_turn("Hello [[stall=2]]", tools=[])
+    url, headers = f"{limited.url}/v1/chat/completions", plain_headers(person, CONNECTION_KEY)
+    with httpx.stream("POST", url, headers=headers, json=body, timeout=DEADLINE) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        assert simulator.stats()["in_flight"] == 1
+    until(lambda: simulator.stats()["in_flight"] == 0)
+    (record,) = settled(limited, person)
+    assert record["status"] == "aborted"
+    (bill,) = [bill for bill in simulator.bills() if bill["id"] == record["generation_id"]]
+    assert Decimal(str(record["cost"])) == Decimal(str(bill["total"])) > 0
+    assert_nothing_is_held(limited, person, Decimal(str(bill["total"])))
+
+
 @pytest.mark.parametrize(
     ("stream", "patience"), [(True, "UPSTREAM_FIRST_BYTE_TIMEOUT"), (False, "UPSTREAM_IDLE_TIMEOUT")]
 )

@@ -32,6 +32,7 @@ H2C_CHUNKED = (
     b"POST /h2c-chunked HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
 )
+H2C_CLOSE = H2C.replace(b"Connection: Upgrade", b"Connection: close, Upgrade")
 WEBSOCKET = b"GET /websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 REQUESTS = [GET, POST, CHUNKED, H2C, H2C_CHUNKED, WEBSOCKET]
 
@@ -181,6 +182,16 @@ async def test_an_offer_of_another_protocol_is_not_seen_and_the_rest_of_the_head
     assert (headers["authorization"], headers["x-empty"], headers["content-length"]) == ("Bearer k", "", "5")
 
 
+@pytest.mark.parametrize("request_", [H2C_CLOSE, H2C.replace(b"HTTP/1.1", b"HTTP/1.0")], ids=["close", "1.0"])
+async def test_an_offer_of_who_wants_no_further_answer_is_declined_too(request_: bytes):
+    async with serving(limits=Limits(head_seconds=1)) as served:
+        client = await served.connect()
+        await client.send(request_)
+        status, headers, value = await client.answer()
+        assert (status, headers["connection"], value["body"]) == (200, "close", "hello")
+        assert await client.rest() == b""
+
+
 async def test_an_offer_with_expect_continue_is_told_to_continue():
     async with serving() as served:
         client = await served.connect()
@@ -232,6 +243,8 @@ async def test_a_body_of_megabytes_arrives_whole():
         H2C.replace(b"Host: x", b"Content-Length: 6"),
         H2C.replace(b"Content-Length: 5", b"Transfer-Encoding: gzip"),
         POST.replace(b"Content-Length: 5", b"Transfer-Encoding: gzip"),
+        CHUNKED.replace(b"Encoding: chunked", b"Encoding: gzip, chunked"),
+        CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0"),
         CHUNKED.replace(b"3;", b"?;"),
         b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n" + GET,
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -243,6 +256,8 @@ async def test_a_body_of_megabytes_arrives_whole():
         "offer-lengths",
         "offer-coding",
         "coding",
+        "two-codings",
+        "chunked-1.0",
         "chunk",
         "connect",
         "http2",

@@ -25,6 +25,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"PORT": "x"}, "PORT should be a valid integer."),
         ({"PORT": "70000"}, "PORT should be less than or equal to 65535."),
         ({"IDENTITY": "trust"}, "IDENTITY should be 'headers', 'jwt', 'session' or 'none'."),
+        ({"MAX_IN_FLIGHT": "0"}, "MAX_IN_FLIGHT should be greater than or equal to 1."),
         ({"TIMEZONE": "Mars/Olympus"}, "TIMEZONE should be an IANA time zone such as Europe/Amsterdam or UTC."),
         ({"TIMEZONE": "../../etc/passwd"}, "TIMEZONE should be"),
         ({"IDENTITY": "jwt"}, "OPENWEBUI_JWT_SECRETS should hold"),

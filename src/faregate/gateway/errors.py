@@ -114,6 +114,18 @@ def shutting_down() -> ApiError:
     )
 
 
+def overloaded() -> ApiError:
+    """As many requests are being served as this process takes."""
+    return ApiError(
+        503,
+        "The gateway has as many requests as it can serve at the moment. Nothing is wrong with yours: "
+        "please try again in a few seconds.",
+        "server_error",
+        "overloaded",
+        headers={"retry-after": "1"},
+    )
+
+
 def internal_error() -> ApiError:
     """A mistake of ours; the log has it."""
     return ApiError(

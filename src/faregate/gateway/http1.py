@@ -11,8 +11,8 @@ from typing import cast
 import httptools
 
 HIGH_WATER = 256 * 1024
-LOW_WATER = 64 * 1024
 MAX_HEADER_BYTES = 64 * 1024
+"""Bytes in a row that are no content: headers, trailers, the extensions of chunks. The parser keeps them in memory."""
 
 
 class UpstreamFailure(Exception):
@@ -105,15 +105,19 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         exchange.received = True
+        exchange.idle_bytes += len(data)
         try:
             parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not exchange.complete:
                 exchange.fail(Cut(f"upstream sent what is not HTTP ({type(error).__name__})"))
             self.close()
             return
         if exchange.complete:
             self.finished(exchange.keep_alive and not exchange.dirty)
+        elif exchange.idle_bytes > MAX_HEADER_BYTES:
+            exchange.fail(Cut("upstream sent headers without end"))
+            self.close()
         else:
             exchange.wake()
 
@@ -147,10 +151,10 @@ class Exchange:
         self._waiter: asyncio.Future[None] | None = None
         self._failure: UpstreamFailure | None = None
         self._started = False
-        self._header_bytes = 0
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.received = False
+        self.idle_bytes = 0
         self.complete = False
         self.dirty = False
         self.keep_alive = False
@@ -179,13 +183,27 @@ class Exchange:
 
         Raises `UpstreamFailure`, after every byte that came before the failure was handed out.
         """
+        if not await self.ready(timeout):
+            raise self.silent(timeout)
+        return self.take()
+
+    async def ready(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for bytes, the end or a failure; whether there is something to `take`."""
         if self._undecided():
             try:
                 async with asyncio.timeout(timeout):
                     while self._undecided():
                         await self._wait()
             except TimeoutError:
-                raise TooSlow(f"upstream was silent for {timeout:g} s in the middle of its answer", self) from None
+                return False
+        return True
+
+    def silent(self, seconds: float) -> TooSlow:
+        """What to raise when nothing has come for so long."""
+        return TooSlow(f"upstream was silent for {seconds:g} s in the middle of its answer", self)
+
+    def take(self) -> bytes:
+        """All bytes that have arrived; empty at the end. Only when `ready`. Raises as `read` does."""
         if self._chunks:
             data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
             self._chunks.clear()
@@ -237,11 +255,6 @@ class Exchange:
             self.dirty = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > MAX_HEADER_BYTES:
-            self.fail(Cut("upstream sent headers without end"))
-            self.connection.close()
-            return
         if not self._started:
             self.headers.append((name.lower(), value))
 
@@ -263,6 +276,7 @@ class Exchange:
     def on_body(self, data: bytes) -> None:
         if self.complete or not self._started:
             return
+        self.idle_bytes = 0
         self._chunks.append(data)
         self._buffered += len(data)
         if self._buffered > HIGH_WATER and not self._paused:

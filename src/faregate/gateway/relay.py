@@ -10,6 +10,7 @@ import time
 
 import msgspec
 
+from faregate.gateway.attempts import Attempts, Declined, LeftInLine
 from faregate.gateway.cancellation import stops_billing
 from faregate.gateway.client import Client
 from faregate.gateway.errors import ApiError, cut_short, upstream_unavailable
@@ -23,9 +24,12 @@ from faregate.ledger.port import Ledger
 from faregate.records import Facts, Status
 from faregate.settings import OnClientLeft
 
-MOST_ERROR_BYTES = 1024 * 1024
 MOST_JSON_BYTES = 256 * 1024 * 1024
 CLIENT_LEFT = "the client left before the end of its answer"
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment of SSE: readers skip it. It says to whoever stands between us and the client that the stream is alive."""
+SILENCE_SECONDS = 15.0
+"""How long upstream may be silent before a client is told that somebody is there."""
 LONGEST_DRAIN = 900.0
 """Seconds for which an answer is read for its usage after its client has gone."""
 
@@ -40,8 +44,11 @@ class Relay:
         settler: Settler,
         contact: str,
         on_client_left: OnClientLeft = OnClientLeft.AUTO,
+        queue_seconds: float = 10.0,
     ) -> None:
+        """`queue_seconds`: how long a request waits while OpenRouter has no room for it."""
         self._upstream = upstream
+        self._attempts = Attempts(upstream, queue_seconds, contact)
         self._ledger = ledger
         self._settler = settler
         self._contact = contact
@@ -54,11 +61,20 @@ class Relay:
             await self._exchange(outcome, body, client)
         finally:
             # Still open only when the gateway itself broke off: what it cost will be asked for, or estimated.
-            await self._settler.finish(outcome, Status.ABORTED, time.monotonic(), "cut short by the gateway itself")
+            reason = "cut short by the gateway itself"
+            if outcome.under_way:
+                await self._settler.finish(outcome, Status.ABORTED, time.monotonic(), reason)
+            else:
+                await self._settler.free(outcome, time.monotonic(), reason, Status.ABORTED)
 
     async def _exchange(self, outcome: Outcome, body: bytes, client: Client) -> None:
         try:
-            exchange = await self._upstream.post(b"/chat/completions", body, stream=outcome.facts.stream)
+            exchange = await self._attempts.answer(outcome, body, client)
+        except LeftInLine:
+            await self._settler.free(outcome, time.monotonic(), CLIENT_LEFT, Status.ABORTED)
+            return
+        except Declined as declined:
+            raise await self._refused(outcome, declined) from None
         except TooSlow as slow:
             # It may be at work, and then it bills: the client hears of it now, the answer is waited for.
             outcome.told = str(slow)
@@ -98,8 +114,8 @@ class Relay:
                 await self._settler.finish(outcome, Status.FAILED, time.monotonic(), reason)
                 raise upstream_unavailable(reason, self._contact)
             if not 200 <= exchange.status < 300:
-                await self._refused(outcome, exchange)
-            elif _is_stream(exchange, outcome.facts.stream):
+                raise await self._refused(outcome, await self._attempts.declined(exchange))
+            if _is_stream(exchange, outcome.facts.stream):
                 await _Stream(self, outcome, exchange, client, drain).run()
             else:
                 await self._json(outcome, exchange, client)
@@ -107,23 +123,13 @@ class Relay:
             drain.end()
             self._upstream.done(exchange)
 
-    async def _refused(self, outcome: Outcome, exchange: Exchange) -> None:
-        try:
-            body = await self._upstream.read_all(exchange, MOST_ERROR_BYTES)
-        except UpstreamFailure:
-            body = b""
-        fields = decode_object(body) or {}
-        learn(outcome, fields)
-        retry_after = exchange.header(b"retry-after")
-        refusal = refusal_of(
-            exchange.status if exchange.status >= 400 else 502,
-            fields.get("error"),
-            body,
-            None if retry_after is None else retry_after.decode("latin-1"),
-            self._contact,
-        )
+    async def _refused(self, outcome: Outcome, declined: Declined) -> ApiError:
+        """Settle what ended in an error; the error to raise."""
+        refusal = declined.refusal
+        outcome.generation_id = declined.generation_id or outcome.generation_id
+        learn(outcome, declined.fields)
         await self._settler.free(outcome, time.monotonic(), refusal.reason or refusal.message)
-        raise refusal
+        return refusal
 
     async def _json(self, outcome: Outcome, exchange: Exchange, client: Client) -> None:
         # Read on without the client too: a JSON answer is billed in full, whether or not somebody waits for it.
@@ -212,7 +218,7 @@ class _Stream:
         error: ApiError | None = None
         while True:
             try:
-                data = await exchange.read(self._relay.patience)
+                data = await self._next(quiet=error is not None)
             except UpstreamFailure as broken:
                 failure = broken
                 exchange.abort()
@@ -230,6 +236,21 @@ class _Stream:
         if (rest := splitter.rest()) and error is None:
             error = await self._pass(rest)
         await self._end(failure, error)
+
+    async def _next(self, quiet: bool) -> bytes:
+        """What upstream sends next; empty at its end. Until then a client hears, unless `quiet`, that it is awaited.
+
+        The client has whole events alone, so a comment is between two of them whenever it comes.
+        """
+        exchange, patience = self._exchange, self._relay.patience
+        silent = 0.0
+        while not await exchange.ready(min(SILENCE_SECONDS, patience - silent)):
+            silent += SILENCE_SECONDS
+            if silent >= patience:
+                raise exchange.silent(patience)
+            if not (quiet or self._reader.done):
+                await self._client.send(KEEP_ALIVE)
+        return exchange.take()
 
     async def _pass(self, block: bytes) -> ApiError | None:
         """Pass a block of whole events on; the upstream error in it, if there is one."""

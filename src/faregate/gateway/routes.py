@@ -9,16 +9,14 @@ from typing import Any, NamedTuple
 
 from faregate.gateway.admission import Admission, Admitter
 from faregate.gateway.client import Client, Receive, Send
-from faregate.gateway.errors import ApiError, bad_request, internal_error, no_route, shutting_down
+from faregate.gateway.errors import ApiError, bad_request, internal_error, no_route, overloaded, shutting_down
 from faregate.gateway.identity import Gatekeeper, Headers
 from faregate.gateway.models import ModelList
-from faregate.gateway.refusals import is_account_problem
 from faregate.gateway.relay import Relay
 from faregate.gateway.request import outgoing, parse_chat
 
 _log = logging.getLogger("faregate.requests")
 _crash = logging.getLogger(__name__)
-_alarm = logging.getLogger("faregate.upstream")
 
 LAST_WORDS_SECONDS = 0.5
 """How long a request that a shutdown cuts may take to say so to a client that does not read."""
@@ -55,7 +53,10 @@ class Gateway:
         new_id: Callable[[], str],
         ledger_away: Callable[[], bool],
         log_requests: bool,
+        max_in_flight: int,
     ) -> None:
+        """`max_in_flight` is how many requests may be under way at once. The list of models is not one of them: it
+        costs nothing, and Open WebUI takes the models away from everybody where it is refused."""
         self._gatekeeper = gatekeeper
         self._admitter = admitter
         self._relay = relay
@@ -63,6 +64,8 @@ class Gateway:
         self._new_id = new_id
         self._ledger_away = ledger_away
         self._log_requests = log_requests
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
         self._routes: dict[tuple[str, str], Handler] = {
             ("POST", "/chat/completions"): self._chat,
             ("GET", "/models"): self._list_models,
@@ -97,8 +100,6 @@ class Gateway:
             await client.fail(refused)
         finally:
             client.close()
-        if refused is not None and is_account_problem(refused):
-            _alarm.error("OpenRouter refuses this gateway's account: %s", refused.reason)
         if self._log_requests:
             self._log(scope, request_id, client, admission, refused)
 
@@ -122,6 +123,16 @@ class Gateway:
             await call.client.answer(200, b"application/json", self._models.body, headers)
 
     async def _chat(self, call: Call) -> None:
+        # Before the body is read: what waits for a place would hold it in memory.
+        if self._in_flight >= self._max_in_flight:
+            raise overloaded()
+        self._in_flight += 1
+        try:
+            await self._take(call)
+        finally:
+            self._in_flight -= 1
+
+    async def _take(self, call: Call) -> None:
         caller = self._gatekeeper.caller(call.connection, call.headers)
         body = await read_body(call)
         request = parse_chat(body)

@@ -21,6 +21,8 @@ class Outcome:
     usage: Usage | None = None
     told: str | None = None
     """Why the client was told that there is no answer, where one may still come."""
+    under_way: bool = False
+    """Whether OpenRouter may be at work on it, or was: then it may have cost something."""
     settled: bool = field(default=False, init=False)
 
 
@@ -44,13 +46,13 @@ class Settler:
         else:
             await self._accountant.park(record)
 
-    async def free(self, outcome: Outcome, now: float, reason: str) -> None:
-        """The exchange ended in an error, which OpenRouter does not bill (contract, section 2.1)."""
+    async def free(self, outcome: Outcome, now: float, reason: str, status: Status = Status.FAILED) -> None:
+        """Nothing was billed: the exchange ended in an error (contract, section 2.1), or never began."""
         if outcome.settled:
             return
         outcome.settled = True
         usage = outcome.usage
-        record = _record(outcome, Status.FAILED, now, reason)
+        record = _record(outcome, status, now, reason)
         if usage is not None and usage.cost is not None:
             # Fees of tools that had already run are billed all the same, and then the answer says so.
             record = with_cost(record, usage.cost, Source.USAGE)

@@ -60,18 +60,21 @@ class Splitter:
         end = max(
             tail.rfind(b"\n\n", searched) + 2, tail.rfind(b"\n\r\n", searched) + 3, tail.rfind(b"\r\r", searched) + 2
         )
-        if end < 3:
-            # rfind's -1 leaves 1 or 2: no boundary. A boundary at the very start would be an empty event.
+        if end < 3 and not tail.startswith((b"\n\n", b"\r\r")):
+            # rfind's -1 leaves 1 or 2, as does a boundary at the very start.
             return b""
         block = bytes(tail[:end])
         del tail[:end]
         return block
 
     def rest(self) -> bytes:
-        """What the stream ended on, without the end of an event."""
+        """What the stream ended on, brought to the end of an event; of less than one, the empty lines before it."""
         rest = bytes(self._tail)
         self._tail.clear()
-        return rest
+        event = rest.lstrip(b"\r\n")
+        before = rest.removesuffix(event)
+        # Half an event is nothing (as the SSE standard has it), and what is sent next would be taken for more of it.
+        return before + event.rstrip(b"\r\n") + b"\n\n" if _readable(event) else before
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,17 @@ class Reader:
         self.usage_was_last = _present(usage := fields.get("usage"))
         if self.usage_was_last:
             self.usage = usage
+
+
+def _readable(event: bytes) -> bool:
+    """Whether an event that may lack its end lacks nothing else."""
+    lines = event.splitlines()
+    payloads = [_stripped(line.removeprefix(b"data:")) for line in lines if line.startswith((b"data:", b"{"))]
+    return bool(payloads) and (all(map(_whole, payloads)) or _whole(b"".join(payloads)))
+
+
+def _whole(payload: bytes) -> bool:
+    return payload == b"[DONE]" or decode_object(payload) is not None
 
 
 def _present(raw: msgspec.Raw | None) -> bool:

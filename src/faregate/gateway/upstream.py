@@ -5,8 +5,12 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from faregate import __version__
 from faregate.gateway.http1 import Connection, Exchange, NoAnswer, NotReached, TooSlow
+from faregate.gateway.upstream_keys import Key, UpstreamKeys
+from faregate.settings import UpstreamKey
 
 IDLE_SECONDS = 30.0
 """How long an unused connection is kept: shorter than what the edge in front of OpenRouter keeps it."""
@@ -20,7 +24,7 @@ UNUSED_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """Where upstream is and how long to wait for it (seconds)."""
+    """Where upstream is, the key to it or the `keys` that share its work, and how long to wait for it (seconds)."""
 
     base_url: str
     api_key: str
@@ -29,6 +33,7 @@ class UpstreamSettings:
     connect_timeout: float
     first_byte_timeout: float
     idle_timeout: float
+    keys: tuple[UpstreamKey, ...] = ()
 
 
 class Upstream:
@@ -41,6 +46,7 @@ class Upstream:
         self._tls = _tls_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/").encode()
+        self.keys = UpstreamKeys(settings.keys or (UpstreamKey("default", SecretStr(settings.api_key)),))
         self._pool: list[Connection] = []
         self._loop = asyncio.get_running_loop()
         self.idle_timeout = settings.idle_timeout
@@ -49,7 +55,6 @@ class Upstream:
             host = f"{host}:{parts.port}"
         lines = [
             f"host: {host}",
-            f"authorization: Bearer {settings.api_key}",
             f"x-title: {settings.title}",
             f"user-agent: faregate/{__version__}",
             "accept-encoding: identity",
@@ -58,7 +63,7 @@ class Upstream:
             lines.append(f"http-referer: {settings.http_referer}")
         self._headers = "\r\n".join(lines).encode() + b"\r\n"
 
-    async def post(self, path: bytes, body: bytes, *, stream: bool) -> Exchange:
+    async def post(self, path: bytes, body: bytes, *, stream: bool, key: Key | None = None) -> Exchange:
         """Send `body` (JSON) to `path` below the base URL and wait for the headers of the answer.
 
         A stream has to begin within the first-byte time-out. An answer in one piece may take as long as upstream may
@@ -67,25 +72,34 @@ class Upstream:
         Raises `NotReached` when nothing was sent, `NoAnswer` or `Cut` afterwards, and `TooSlow` with the
         exchange still open: what was asked for may be under way, and billed.
         """
-        head = b"POST %b%b HTTP/1.1\r\n%baccept: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (
-            self._prefix,
-            path,
-            self._headers,
-            b"text/event-stream" if stream else b"application/json",
-            len(body),
+        head = (
+            b"POST %b%b HTTP/1.1\r\n%b%baccept: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            % (
+                self._prefix,
+                path,
+                self._headers,
+                (key or self.keys.by_standing()[0]).authorization,
+                b"text/event-stream" if stream else b"application/json",
+                len(body),
+            )
         )
         patience = self._settings.first_byte_timeout if stream else self._settings.idle_timeout
         return await self._exchange(head, body, patience)
 
-    async def get(self, path: bytes) -> Exchange:
+    async def get(self, path: bytes, key: Key | None = None) -> Exchange:
         """Ask for `path` below the base URL. Raises as `post` does."""
-        head = b"GET %b%b HTTP/1.1\r\n%baccept: application/json\r\n\r\n" % (self._prefix, path, self._headers)
+        head = b"GET %b%b HTTP/1.1\r\n%b%baccept: application/json\r\n\r\n" % (
+            self._prefix,
+            path,
+            self._headers,
+            (key or self.keys.by_standing()[0]).authorization,
+        )
         return await self._exchange(head, b"", self._settings.first_byte_timeout)
 
-    async def get_json(self, path: bytes, limit: int) -> tuple[int, bytes]:
+    async def get_json(self, path: bytes, limit: int, key: Key | None = None) -> tuple[int, bytes]:
         """Status and whole body, at most `limit` bytes, of a GET. Raises `UpstreamFailure`."""
         try:
-            exchange = await self.get(path)
+            exchange = await self.get(path, key)
         except TooSlow as slow:
             if slow.exchange is not None:
                 slow.exchange.abort()

@@ -16,10 +16,12 @@ from faregate.simulator.books import Books
 from faregate.simulator.catalogue import Catalogue
 from faregate.simulator.delivery import Message, Plan, Receive, Send, deliver
 from faregate.simulator.errors import JSON, Refused, key_limit, refuse
+from faregate.simulator.keys import KeyRing
 from faregate.simulator.models import MODELS
 from faregate.simulator.plan import answer, headers, problem_plan
 from faregate.simulator.request import decode
 from faregate.simulator.routing import Router
+from faregate.simulator.turn import Turn
 
 Scope = Message
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -57,6 +59,7 @@ class _Simulator:
         self._catalogue = Catalogue(MODELS)
         self._router = Router(self._catalogue, answer_tokens=options.answer_tokens, seed=options.seed)
         self._books = Books(clock=options.clock, delay=options.generation_delay)
+        self._keys = KeyRing()
         self._routes: dict[tuple[str, str], Callable[[Scope], Plan]] = {
             ("GET", "/_simulator/bills"): lambda _: _json(self._books.bills()),
             ("GET", "/_simulator/stats"): lambda _: _json(self._books.stats()),
@@ -78,10 +81,10 @@ class _Simulator:
         path, method = scope["path"], scope["method"]
         if method == "POST" and path in self._chat_paths:
             return await self._chat(scope, receive, send)
-        await _read(receive)
+        body = await _read(receive)
         route = self._routes.get((method, path), _nowhere)
         try:
-            plan = route(scope)
+            plan = self._set_key(body) if (method, path) == ("POST", "/_simulator/keys") else route(scope)
         except Refused as refused:
             plan = problem_plan(refused.problem)
         return await deliver(plan, receive, send, _nothing_to_settle)
@@ -98,11 +101,15 @@ class _Simulator:
         now = self._options.clock()
         generation_id = f"gen-{int(now)}-{''.join(self._random.choices(_ID_ALPHABET, k=20))}"
         try:
-            _check_may_chat(_check_key(scope))
-            turn = self._router.take(decode(body), generation_id, now)
+            key = self._check_key(scope)
+            _check_may_chat(key)
+            with self._keys.use(key):
+                await self._take(self._router.take(decode(body), generation_id, now), receive, send)
         except Refused as refused:
             plan = problem_plan(refused.problem, generation_id)
-            return await deliver(plan, receive, send, _nothing_to_settle)
+            await deliver(plan, receive, send, _nothing_to_settle)
+
+    async def _take(self, turn: Turn, receive: Receive, send: Send) -> None:
         charge = turn.charge(turn.tokens)
         answered = answer(turn, charge, self._options.pace)
 
@@ -115,13 +122,13 @@ class _Simulator:
             else:
                 self._books.bill(turn, turn.tokens, charge, cancelled=False)
 
-        return await deliver(answered.plan, receive, send, settle)
+        await deliver(answered.plan, receive, send, settle)
 
     def _models(self, _: Scope) -> Plan:
         return Plan(200, [*headers(JSON), (b"cache-control", MODELS_CACHE)], [self._catalogue.body])
 
     def _generation(self, scope: Scope) -> Plan:
-        _check_key(scope)
+        self._check_key(scope)
         asked = _asked(scope, "id")
         if asked is None:
             raise refuse(400, "Invalid input: id is required.")
@@ -131,7 +138,7 @@ class _Simulator:
         return _json({"data": record})
 
     def _activity(self, scope: Scope) -> Plan:
-        if not _is_management(_check_key(scope)):
+        if not _is_management(self._check_key(scope)):
             raise refuse(403, "Only management keys can perform this operation")
         asked, now = _asked(scope, "date"), self._options.clock()
         day = None if asked is None else _day(asked)
@@ -140,11 +147,22 @@ class _Simulator:
         return _json({"data": activity(self._books.entries(), now, day)})
 
     def _key(self, scope: Scope) -> Plan:
-        _check_key(scope)
+        self._check_key(scope)
         return _json({"data": self._books.key()})
+
+    def _set_key(self, body: bytes) -> Plan:
+        self._keys.put(body)
+        return _json({"set": True})
+
+    def _check_key(self, scope: Scope) -> str:
+        key = _check_key(scope)
+        if self._keys.is_refused(key):
+            raise refuse(401, "User not found.")
+        return key
 
     def _reset(self, _: Scope) -> Plan:
         self._books.reset()
+        self._keys.reset()
         return _json({"reset": True})
 
 

@@ -102,7 +102,8 @@ def _credits(_: Subject) -> Problem:
     return problem(402, message, metadata, account=True)
 
 
-def _in_flight(_: Subject) -> Problem:
+def in_flight(retry_after: int = 2) -> Problem:
+    """402: more runs for the account than it has credits for; `retry_after` in seconds."""
     message = (
         "This request would exceed your available credits given your current in-flight requests. "
         "Retry after in-flight requests settle, or add credits."
@@ -112,7 +113,29 @@ def _in_flight(_: Subject) -> Problem:
         "limit_source": "openrouter_in_flight_budget",
         "remedy_hint": "Wait for running requests to end, or add credits.",
     }
-    return problem(402, message, metadata, headers=((b"retry-after", b"2"),), account=True)
+    return problem(402, message, metadata, headers=((b"retry-after", b"%d" % retry_after),), account=True)
+
+
+def _weight(_: Subject) -> Problem:
+    message = (
+        "This request would exceed the in-flight budget of your account by itself. Lower max_tokens, or add credits."
+    )
+    metadata = {
+        "reason": "weight_exceeds_budget",
+        "limit_source": "openrouter_credits",
+        "remedy_hint": "Lower max_tokens, or add credits.",
+    }
+    return problem(402, message, metadata, account=True)
+
+
+def _no_credits(_: Subject) -> Problem:
+    message = "Insufficient credits. Add more using https://openrouter.ai/settings/credits"
+    return problem(402, message, {"limit_source": "openrouter_credits", "remedy_hint": "Add credits."}, account=True)
+
+
+def _asked_to_wait(_: Subject) -> Problem:
+    metadata = {"headers": {"Retry-After": "3"}, "provider_name": None}
+    return problem(429, "Rate limit exceeded.", metadata, headers=((b"retry-after", b"3"),), account=True)
 
 
 def _key_remaining(_: Subject) -> Problem:
@@ -180,8 +203,10 @@ _BEFORE: dict[str, Callable[[Subject], Problem]] = {
     "400": _plain(400, "The provider refused a parameter of this request.", "invalid_request"),
     "401": _plain(401, "User not found."),
     "402": _credits,
-    "402-in-flight": _in_flight,
+    "402-credits": _no_credits,
+    "402-in-flight": lambda _: in_flight(),
     "402-key": _key_remaining,
+    "402-weight": _weight,
     "403-key": lambda _: key_limit(),
     "403-moderation": _moderation,
     "404": _no_endpoints,
@@ -189,6 +214,7 @@ _BEFORE: dict[str, Callable[[Subject], Problem]] = {
     "413": _plain(413, "Request payload too large"),
     "422": _plain(422, "Invalid argument"),
     "429": _rate_limit,
+    "429-retry-after": _asked_to_wait,
     "429-upstream": lambda subject: _upstream_rate_limit(subject, retry_after=True),
     "429-upstream-bare": lambda subject: _upstream_rate_limit(subject, retry_after=False),
     "500": _plain(500, "Internal Server Error", "server"),

@@ -19,6 +19,8 @@ besides:
   GET  /_simulator/bills   every generation and what OpenRouter would have charged for it, newest last
   GET  /_simulator/stats   requests, in_flight, max_in_flight of chat
   GET  /_simulator/last    headers and body of the last 50 chat requests, newest last
+  POST /_simulator/keys    {"key": "sk-or-a", "error": "402-credits"}: chat with this key gets this error;
+                           {"key": "sk-or-a", "in_flight": 2, "retry_after": 1}: no more than two at once
   POST /_simulator/reset   forget all of these (bills are kept without bound until then)
 
 Any key that begins with sk-or- is accepted. sk-or-v1-bad is not (401), and one with "limit" in it has used up

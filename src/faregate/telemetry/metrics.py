@@ -1,7 +1,7 @@
 """What a node counts, for Prometheus: `/metrics`.
 
 Everything is read when it is asked for, from plain numbers that the parts keep anyway. No label has a person, a
-model or a key in it, so the number of series does not grow with either.
+model or a caller's key in it, so the number of series does not grow with either.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
@@ -52,7 +52,8 @@ class Sources:
     """Where the numbers are. Each is called at every scrape, and answers from memory.
 
     `requests` are those that came to the point of admission, by outcome. `settlements` is how many requests are over
-    and not settled yet, `holds` how many live holds are this node's. `jobs` is when this node last did each job.
+    and not settled yet, `holds` how many live holds are this node's. `jobs` is when this node last did each job. `keys`
+    is whether each upstream key takes its share, by the name that an administrator gave it.
     """
 
     ledger: Callable[[], LedgerNumbers]
@@ -61,6 +62,7 @@ class Sources:
     settlements: Callable[[], int]
     holds: Callable[[], int]
     jobs: Callable[[], Mapping[str, float]] = dict
+    keys: Callable[[], Mapping[str, bool]] = dict
 
 
 class Metrics:
@@ -138,6 +140,14 @@ class _Numbers(Collector):
         for job, ran_at in sources.jobs().items():
             jobs.add_metric([self._worker, job], ran_at)
         yield jobs
+        keys = GaugeMetricFamily(
+            "faregate_upstream_key_up",
+            "1 while requests are sent with this key, 0 while it rests or is left out.",
+            labels=["worker", "key"],
+        )
+        for key, up in sources.keys().items():
+            keys.add_metric([self._worker, key], up)
+        yield keys
 
     def _gauge(self, name: str, meaning: str, value: float) -> Metric:
         family = GaugeMetricFamily(name, meaning, labels=["worker"])

@@ -4,34 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from typing import Any
 
 import pytest
-from gateway_world import World
+from relay_world import STREAM, USAGE, Exchange, chunk
+from relay_world import exchange as relayed
 
-from faregate.gateway import relay
-from faregate.gateway.client import Client
-from faregate.gateway.relay import CLIENT_LEFT, Relay
-from faregate.gateway.settlement import Settler
-from faregate.gateway.upstream import Upstream, UpstreamSettings
-from faregate.records import Status, UsageRecord
-from faregate.settings import OnClientLeft, OnOutage
+from faregate.gateway import attempts, relay
+from faregate.gateway.relay import CLIENT_LEFT
+from faregate.records import Status
+from faregate.settings import OnClientLeft
 
-PATIENCE = 30.0
-"""Seconds that upstream may be silent. No test takes as long."""
-
-STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Generation-Id: gen-1\r\n\r\n"
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Generation-Id: gen-1\r\nContent-Length: 9999999\r\n\r\n"
 ERROR = JSON.replace(b"200 OK", b"500 Internal Server Error")
 COMMENT = b": OPENROUTER PROCESSING\n\n"
-
-
-def chunk(provider: str, more: str = "") -> bytes:
-    text = f'{{"id":"gen-1","provider":"{provider}","choices":[{{"index":0,"delta":{{"content":"Hi"}}}}]{more}}}'
-    return b"data: " + text.encode() + b"\n\n"
-
-
-USAGE = ',"usage":{"prompt_tokens":5,"completion_tokens":5,"total_tokens":10,"cost":0.25}'
 
 
 class Trickling:
@@ -59,60 +44,19 @@ class Trickling:
             writer.close()
 
 
-class Exchange:
-    """One request to an upstream of the test, and its client, which may leave."""
-
-    def __init__(self, world: World, upstream: Trickling) -> None:
-        self.world = world
-        self.upstream = upstream
-        self.client_leaves = asyncio.Event()
-        self.begun = asyncio.Event()
-        self.task: asyncio.Task[None]
-
-    async def receive(self) -> Any:
-        await self.client_leaves.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Any) -> None:
-        if message.get("body"):
-            self.begun.set()
-
-    async def record(self) -> UsageRecord:
-        """What is on record when it has ended, which should not take for ever."""
-        async with asyncio.timeout(PATIENCE / 2):
-            await asyncio.gather(self.task, return_exceptions=True)
-            await self.upstream.left.wait()
-        return await self.world.last_record()
-
-
 @asynccontextmanager
 async def exchange(
     begin: bytes, drop: bytes, *, stream: bool, client_left: OnClientLeft = OnClientLeft.AUTO
 ) -> AsyncIterator[Exchange]:
-    world, upstream = World(OnOutage.CLOSED), Trickling(begin, drop)
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    client = Upstream(UpstreamSettings(f"http://127.0.0.1:{port}/api/v1", "key", None, "", 5, PATIENCE, PATIENCE))
-    one = Exchange(world, upstream)
-    facts = (await world.ask(stream=stream)).facts
-    person = Client(facts.request_id, one.receive, one.send, PATIENCE, lambda: False)
-    person.watch()
-    through = Relay(client, world.ledger, Settler(world.accountant), "the help desk", client_left)
-    one.task = asyncio.create_task(through.chat(facts, b"{}", person))
-    try:
+    async with relayed(Trickling(begin, drop), stream=stream, client_left=client_left) as one:
         yield one
-    finally:
-        one.task.cancel()
-        await asyncio.gather(one.task, return_exceptions=True)
-        person.close()
-        client.close()
-        server.close()
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody waits for is given up soon."""
     monkeypatch.setattr(relay, "LONGEST_DRAIN", 0.05)
+    monkeypatch.setattr(attempts, "ERROR_SECONDS", 0.05)
 
 
 async def test_a_stream_that_trickles_without_an_end_is_given_up_when_nobody_waits_for_it(short: None) -> None:

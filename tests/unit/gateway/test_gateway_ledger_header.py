@@ -37,6 +37,7 @@ class Node:
             new_id=lambda: "req-1",
             ledger_away=lambda: world.ledger.failure is not None,
             log_requests=False,
+            max_in_flight=100,
         )
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, list[bytes]]:

@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from faregate.gateway.refusals import is_account_problem, refusal_of
+from faregate.gateway.refusals import refusal_of
 
 SECRETS = ("openrouter.ai/settings", "openrouter.ai/workspaces", "user_2abcDEF", "credits", "sk-or-v1")
 
@@ -56,7 +56,7 @@ def test_what_is_about_our_account_is_neutral_for_the_person_and_whole_for_admin
     assert not any(secret in message for secret in SECRETS)
     assert str(error["message"]) in reason
     raw = json.dumps(error).encode()
-    assert is_account_problem(refusal_of(status, msgspec.Raw(raw), raw, None, "x"))
+    assert refusal_of(status, msgspec.Raw(raw), raw, None, "x").code == "upstream_account"
 
 
 def test_moderation_is_about_the_request_and_says_so() -> None:

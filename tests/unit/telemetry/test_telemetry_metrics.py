@@ -18,6 +18,7 @@ class Node:
         self.settlements = 0
         self.holds = 0
         self.jobs: dict[str, float] = {}
+        self.keys: dict[str, bool] = {}
 
     def metrics(self, **more: str) -> Metrics:
         """What it serves."""
@@ -28,6 +29,7 @@ class Node:
             settlements=lambda: self.settlements,
             holds=lambda: self.holds,
             jobs=lambda: self.jobs,
+            keys=lambda: self.keys,
         )
         return Metrics(sources, version="1.2.3", **more)
 
@@ -67,7 +69,10 @@ async def test_a_scrape_reads_the_numbers_of_its_moment(node: Node) -> None:
     node.outcomes = {"admitted": 11, "unchecked": 12, "refused": 13, "unavailable": 14}
     node.settlements, node.holds = 3, 4
     node.jobs = {"rollups": 1_800_014_400.0}
+    node.keys = {"main": True, "spare": False}
     assert await samples(metrics) == {
+        'faregate_upstream_key_up{key="main"}': 1,
+        'faregate_upstream_key_up{key="spare"}': 0,
         'faregate_build_info{version="1.2.3"}': 1,
         "faregate_ledger_up": 0,
         "faregate_ledger_outages_total": 2,
