@@ -53,19 +53,20 @@ BATCH = 500
 WRITING_SECONDS = 10.0
 RESULTS = ROOT / "bench" / "results" / "database.json"
 
-# Some people ask far more than others, as do some models; nine of ten requests are completed.
+# Some people ask far more than others, each of them five models; nine of ten requests are completed.
 FILL = """
 INSERT INTO usage_records (request_id, ts, user_id, email, connection, groups, policy_id, rules, model, models,
     served_model, provider, prompt_tokens, completion_tokens, total_tokens, cached_tokens, reasoning_tokens, cost,
     cost_nano, requests, status, source, task, chat_id, stream, ttft_ms, duration_ms, generation_id, era)
 SELECT 'bench-' || n, $3::timestamptz - n * $4::interval, u.id, u.id || '@example.com', 'webui-' || n % 5,
-    '["group-' || n % 200 || '","everybody"]', 'default', '[]', m.model, '["' || m.model || '"]', m.model,
+    '["everybody","group-' || u.number % 200 || '"]', 'default', '[]', m.model, '["' || m.model || '"]', m.model,
     'provider-' || n % 20, 800, 300, 1100, 0, 0, 0.001234567891 + n % 1000 * 0.000001, 1234567 + n % 1000 * 1000,
     CASE WHEN n % 10 = 0 THEN 0 ELSE 1 END, CASE WHEN n % 10 = 0 THEN 'refused' ELSE 'completed' END, 'usage',
     CASE WHEN n % 3 = 0 THEN 'title_generation' END, 'chat-' || n / 7, true, 400, 4000, 'gen-' || n, 0
 FROM generate_series($1::bigint, $2::bigint) AS n,
-    LATERAL (SELECT md5('person' || floor(power(random(), 3) * $5)::int + n * 0) AS id) AS u,
-    LATERAL (SELECT 'vendor/model-' || floor(power(random(), 3) * 300)::int + n * 0 AS model) AS m
+    LATERAL (SELECT floor(power(random(), 3) * $5)::int + n * 0 AS number) AS of_person,
+    LATERAL (SELECT of_person.number, md5('person' || of_person.number) AS id) AS u,
+    LATERAL (SELECT 'vendor/model-' || (u.number * 7 + floor(random() * 5)::int + n * 0) % 300 AS model) AS m
 """
 
 

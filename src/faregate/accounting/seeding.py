@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter as Sums
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -11,11 +11,11 @@ from faregate.ledger.books import MINUTE_SECONDS, is_ahead, is_over
 from faregate.ledger.counters import counters_for
 from faregate.ledger.port import Counter
 from faregate.ledger.seeds import Records, RecordsAway, Seed
-from faregate.policy.model import Window
+from faregate.policy.model import Scope, Window
 from faregate.policy.rulebook import Shape
 from faregate.policy.windows import Calendar
 from faregate.store.errors import StoreUnavailable
-from faregate.store.usage import ChargedRow, SpendRow
+from faregate.store.usage import PAYER, ChargedRow, Payer, SpendRow
 
 AROUND = (-MINUTE_SECONDS, 0, MINUTE_SECONDS)
 """Seconds from now to the moments whose windows are live: the clocks of nodes differ."""
@@ -31,8 +31,17 @@ class EraSource(Protocol):
         """Begin a new era; its number, more than `above`."""
         ...
 
-    async def spend(self, since: float, until: float | None = None, before_era: int | None = None) -> list[SpendRow]:
-        """What was charged, in eras before `before_era`, to requests admitted from `since` to `until`, summed."""
+    async def spend(
+        self,
+        since: float,
+        until: float | None = None,
+        before_era: int | None = None,
+        by: Collection[Payer] = PAYER,
+    ) -> list[SpendRow]:
+        """What was charged, in eras before `before_era`, to requests admitted from `since` to `until`, summed.
+
+        What is not in `by` is not told apart.
+        """
         ...
 
     async def recent(self, since: float, before_era: int | None = None) -> list[ChargedRow]:
@@ -58,15 +67,19 @@ class StoredRecords(Records):
             return await self._charged(shapes, era, now)
 
     async def _charged(self, shapes: Iterable[Shape], era: int, now: float) -> list[Seed]:
-        by_window: dict[Window, list[Shape]] = {}
+        sliding: list[Shape] = []
+        calendar: dict[tuple[Window, bool], list[Shape]] = {}
         for shape in shapes:
-            if shape.window is not None:
-                by_window.setdefault(shape.window, []).append(shape)
-        sliding = by_window.pop(Window.MINUTE, [])
+            if shape.window is Window.MINUTE:
+                sliding.append(shape)
+            elif shape.window is not None:
+                # Apart: what is limited by model is told apart by model, of which each person uses several.
+                calendar.setdefault((shape.window, bool(shape.models)), []).append(shape)
         seeds = await self._sliding(sliding, era, now) if sliding else []
-        for window, about in by_window.items():
+        for (window, _), about in calendar.items():
+            by = _told_apart(about)
             for starts, ends in dict.fromkeys(self._calendar.bounds(window, now + off) for off in AROUND):
-                rows = await self._store.spend(starts, ends or None, before_era=era)
+                rows = await self._store.spend(starts, ends or None, before_era=era, by=by)
                 seeds += await self._sums(rows, about, starts)
         return seeds
 
@@ -96,6 +109,19 @@ class StoredRecords(Records):
         for counter in counters:
             if amount := amounts.of(counter.meter):
                 yield counter, amount
+
+
+def _told_apart(shapes: Iterable[Shape]) -> set[Payer]:
+    """By what charges have to be told apart to be on the counters of `shapes`."""
+    by: set[Payer] = set()
+    for shape in shapes:
+        if shape.scope is Scope.USER:
+            by.add("user_id")
+        elif shape.scope is Scope.GROUP:
+            by.add("groups")
+        if shape.models:
+            by.add("models")
+    return by
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The store: one object in front of the database. Each method is one transaction."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -42,7 +42,7 @@ from faregate.store.reconciliations import DayRow, DaySum
 from faregate.store.reports import Every, Report
 from faregate.store.rollups import By
 from faregate.store.unbroken import unbroken
-from faregate.store.usage import ChargedRow, SpendRow, UsageQuery, UsageRow
+from faregate.store.usage import PAYER, ChargedRow, Payer, SpendRow, UsageQuery, UsageRow
 
 __all__ = ["AuditRow", "Change", "ChargedRow", "Snapshot", "SpendRow", "Store", "UsageQuery", "UsageRow"]
 
@@ -223,13 +223,20 @@ class Store:
             return await usage.page(connection, query)
 
     @unbroken
-    async def spend(self, since: float, until: float | None = None, before_era: int | None = None) -> list[SpendRow]:
+    async def spend(
+        self,
+        since: float,
+        until: float | None = None,
+        before_era: int | None = None,
+        by: Collection[Payer] = PAYER,
+    ) -> list[SpendRow]:
         """What was charged to requests admitted since `since`, up to but without `until` (epoch seconds), summed.
 
-        With `before_era` only what was charged in eras before that one; records of no era are of the first, 0.
+        With `before_era` only what was charged in eras before that one; records of no era are of the first, 0. What is
+        not in `by` is not told apart, and is empty.
         """
         async with self._read() as connection:
-            return await usage.spend(connection, since, until, before_era)
+            return await usage.spend(connection, since, until, before_era, by)
 
     @unbroken
     async def recent(self, since: float, before_era: int | None = None) -> list[ChargedRow]:

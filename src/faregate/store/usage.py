@@ -1,9 +1,9 @@
 """What the usage records in the database say: pages of them, and sums."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -104,26 +104,37 @@ async def page(connection: AsyncConnection, query: UsageQuery) -> list[UsageRow]
     return [_usage_row(row) for row in (await connection.execute(statement)).mappings()]
 
 
+Payer = Literal["user_id", "groups", "models"]
+"""What charges are told apart by."""
+
+PAYER: tuple[Payer, ...] = ("user_id", "groups", "models")
+
+
 async def spend(
-    connection: AsyncConnection, since: float, until: float | None, before_era: int | None
+    connection: AsyncConnection,
+    since: float,
+    until: float | None,
+    before_era: int | None,
+    by: Collection[Payer] = PAYER,
 ) -> list[SpendRow]:
     """What was charged to requests admitted since `since`, up to but without `until` (epoch seconds), summed.
 
     With `before_era` only what was charged in eras before that one. Since 0 without an end is all time, with what was
-    charged by records that are gone. One payer may be in several rows.
+    charged by records that are gone. One payer may be in several rows. What is not in `by` is not told apart, and is
+    empty: there are many more people with models than people.
     """
-    by = (_row.user_id, _row.groups, _row.models)
+    columns = [_row[name] for name in PAYER if name in by]
     totals = (func.sum(_row.requests), func.sum(_row.total_tokens), func.sum(_row.cost_nano))
     first, last = (await connection.execute(select(func.min(_row.ts), func.max(_row.ts)))).one()
     found: list[SpendRow] = []
     if first is not None:
         end = last + SLICE_SECONDS if until is None else min(until, last + SLICE_SECONDS)
         for starts, ends in _slices(max(since, first), end):
-            some = select(*by, *totals).where(*_charged(starts, before_era), _row.ts < ends).group_by(*by)
-            found += [_spend_row(row) for row in await connection.execute(some)]
+            some: Select[Any] = select(*columns, *totals).where(*_charged(starts, before_era), _row.ts < ends)
+            found += _spend_rows(await connection.execute(some.group_by(*columns)), by)
     if since <= 0 and until is None:
-        dropped = select(*(carried_charges.c[name] for name in SpendRow._fields))
-        found += [_spend_row(row) for row in await connection.execute(dropped)]
+        names = [name for name in SpendRow._fields if name in by or name not in PAYER]
+        found += _spend_rows(await connection.execute(select(*(carried_charges.c[name] for name in names))), by)
     return found
 
 
@@ -148,9 +159,12 @@ def _slices(since: float, until: float) -> Iterator[tuple[float, float]]:
         since += SLICE_SECONDS
 
 
-def _spend_row(row: Any) -> SpendRow:
-    user_id, groups, models, *amounts = row
-    return SpendRow(user_id, groups, models, *map(int, amounts))
+def _spend_rows(rows: Iterable[Any], by: Collection[Payer]) -> Iterator[SpendRow]:
+    known = [name for name in PAYER if name in by]
+    for row in rows:
+        payer = dict(zip(known, row, strict=False))
+        amounts = [int(amount or 0) for amount in row[len(known) :]]
+        yield SpendRow(payer.get("user_id", ""), payer.get("groups", ()), payer.get("models", ()), *amounts)
 
 
 def _charged(since: float, before_era: int | None) -> Iterable[ColumnElement[bool]]:

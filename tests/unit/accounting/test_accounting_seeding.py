@@ -21,6 +21,7 @@ from faregate.policy.rulebook import Shape
 from faregate.policy.windows import Calendar
 from faregate.records import Status
 from faregate.store.store import Store
+from faregate.store.usage import PAYER
 
 UTC = Calendar(ZoneInfo("UTC"))
 HOUR, DAY = 3600, 86_400
@@ -137,17 +138,30 @@ class Noting:
 
     def __init__(self):
         self.asked = []
+        self.told_apart = []
 
     async def next_era(self, above):
         return 1
 
-    async def spend(self, since, until=None, before_era=None):
+    async def spend(self, since, until=None, before_era=None, by=PAYER):
         self.asked.append((since, until))
+        self.told_apart.append(set(by))
         return []
 
     async def recent(self, since, before_era=None):
         self.asked.append(since)
         return []
+
+
+async def test_charges_are_told_apart_no_further_than_the_limits_tell_them():
+    store = Noting()
+    person, group, everybody = (
+        Shape(scope, Meter.USD, Window.DAY) for scope in (Scope.USER, Scope.GROUP, Scope.EVERYONE)
+    )
+    of_model = Shape(Scope.USER, Meter.USD, Window.DAY, ("openai/*",))
+    for shapes in ([person], [group], [everybody], [person, group], [everybody, of_model]):
+        await StoredRecords(store, UTC).charged(shapes, 1, NOON)
+    assert store.told_apart == [{"user_id"}, {"groups"}, set(), {"user_id", "groups"}, set(), {"user_id", "models"}]
 
 
 async def test_the_database_is_asked_once_for_each_window_that_some_shape_needs():
