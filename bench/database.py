@@ -150,8 +150,9 @@ async def writing(store: Store, writers: int) -> int:
     async def write() -> None:
         nonlocal written
         while time.perf_counter() < until:
-            now = time.time()
-            await store.write([], [_record(now) for _ in range(BATCH)])
+            # Not of this minute: limits by the minute are not what is measured here.
+            then = time.time() - 3 * 3600
+            await store.write([], [_record(then) for _ in range(BATCH)])
             written += BATCH
 
     started = time.perf_counter()

@@ -232,6 +232,18 @@ async def test_nobody_is_admitted_before_the_other_nodes_have_brought_their_hold
     assert await asking == Refused(TOTAL, used=0, held=90, limit=100, needed=20)
 
 
+async def test_a_minute_of_very_many_requests_is_built_at_the_first_try(server: RedisServer):
+    database = Database()
+    now = time.time()
+    database.rows = {f"r{n}": (0, [(RATE, 1)], now) for n in range(20_000)}
+    one = Node(server.url, database, "a", by_hand=False, timeout=0.05)
+    try:
+        assert await until(lambda: one.see(RATE), "the counters are not built") == [Balance(20_000)]
+        assert database.builds == 1
+    finally:
+        await one.close()
+
+
 async def test_all_nodes_are_told_of_a_new_one_once(node: Nodes, server: RedisServer):
     one = node("a")
     with server.client() as client, client.pubsub() as heard:

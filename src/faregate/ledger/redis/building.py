@@ -24,6 +24,9 @@ POLL = 0.05
 SEEDS_AT_ONCE = 200
 """Seeds that one call brings."""
 
+CALLS_AT_ONCE = 4
+"""Calls with seeds that are under way together: of more, the last would wait longer than a call may take."""
+
 SWEPT_AT_ONCE = 500
 """Keys that one step of a sweep looks at."""
 
@@ -85,15 +88,19 @@ class Builder:
             seeds = await self._records.charged(shapes, era, now)
         except RecordsAway as error:
             raise LedgerAway(f"the database cannot tell what was spent: {error}") from error
-        pending = [
-            self._link.call(
-                SEED,
-                [keys.state, keys.lock],
-                [state, namespace, self._owner, *(part for seed in some for part in _parts(seed, now))],
-            )
-            for some in _chunks(seeds)
-        ]
-        return all(reply[0] == b"set" for reply in await asyncio.gather(*pending))
+        calls = _chunks(seeds)
+        for first in range(0, len(calls), CALLS_AT_ONCE):
+            pending = [
+                self._link.call(
+                    SEED,
+                    [keys.state, keys.lock],
+                    [state, namespace, self._owner, *(part for seed in some for part in _parts(seed, now))],
+                )
+                for some in calls[first : first + CALLS_AT_ONCE]
+            ]
+            if any(reply[0] != b"set" for reply in await asyncio.gather(*pending)):
+                return False
+        return True
 
     async def everybody_in(self, state: bytes, namespace: bytes, patience: float) -> None:
         """Wait until the nodes that were alive have brought their holds, but not for ever: one may have died.
