@@ -70,25 +70,35 @@ FROM generate_series($1::bigint, $2::bigint) AS n,
 """
 
 
+FOUND: dict[str, object] = {}
+"""The figures, in the order in which they were measured."""
+
+
+def found(name: str, figure: object) -> None:
+    """Keep a figure, and show it at once: the next may be minutes away."""
+    FOUND[name] = figure
+    print(f"{name}: {figure}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Measure, print a table, write JSON."""
     server = Postgres(fsync="on")
     try:
         server.start()
         url = server.url(server.create_database())
-        results = asyncio.run(measure_store(url))
+        asyncio.run(measure_store(url))
         with tempfile.TemporaryDirectory() as folder:
-            results |= measure_gateway(url, Path(folder))
+            measure_gateway(url, Path(folder))
         version = server.sql("postgres", "SHOW server_version")[0][0]
     finally:
         server.remove()
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "postgresql": version, "rows": ROWS}
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
-    show(machine, results)
+    RESULTS.write_text(json.dumps({"machine": machine, "results": FOUND}, indent=2) + "\n")
+    show(machine, FOUND)
 
 
-async def measure_store(url: str) -> dict[str, object]:
+async def measure_store(url: str) -> None:
     """Fill the database, add its hours up, and write as the outbox does."""
     store = await Store.open(url, "bench")
     try:
@@ -106,13 +116,11 @@ async def measure_store(url: str) -> dict[str, object]:
             await plain.execute("ANALYZE")
         finally:
             await plain.close()
-        return {
-            "filled, rows/s": round(ROWS / filling),
-            "hours added up": hours,
-            "hours added up, rows/s": round(ROWS / adding_up),
-            "written by 1 writer, rows/s": await writing(store, 1),
-            "written by 4 writers, rows/s": await writing(store, 4),
-        }
+        found("filled, rows/s", round(ROWS / filling))
+        found("hours added up", hours)
+        found("hours added up, rows/s", round(ROWS / adding_up))
+        found("written by 1 writer, rows/s", await writing(store, 1))
+        found("written by 4 writers, rows/s", await writing(store, 4))
     finally:
         await store.close()
 
@@ -160,7 +168,7 @@ async def writing(store: Store, writers: int) -> int:
     return round(written / (time.perf_counter() - started))
 
 
-def measure_gateway(url: str, folder: Path) -> dict[str, object]:
+def measure_gateway(url: str, folder: Path) -> None:
     """Ask a running gateway, and let it build its counters, in both shapes of the ledger."""
     commands.DEADLINE = 900.0
     settings = {"DATABASE_URL": url, "ADMIN_API_KEY": ADMIN_KEY, "GATEWAY_API_KEYS": f"bench:{CONNECTION_KEY}"}
@@ -168,25 +176,24 @@ def measure_gateway(url: str, folder: Path) -> dict[str, object]:
     redis.start()
     try:
         gateway = Gateway.start(folder, settings | {"REDIS_URL": redis.url})
-        results = measure_admin(gateway)
-        results["served after limits by day and month are new, s"] = _served_after(
-            lambda: gateway.set_policy(limits=LIMITS), gateway
-        )
-        results["served after FLUSHALL of Redis, s"] = _served_after(redis.flush, gateway)
+        measure_admin(gateway)
+        new = _served_after(lambda: gateway.set_policy(limits=LIMITS), gateway)
+        found("served after limits by day and month are new, s", new)
+        found("served after FLUSHALL of Redis, s", _served_after(redis.flush, gateway))
         gateway.process.stop()
     finally:
         redis.remove()
     started = time.perf_counter()
     alone = Gateway.start(folder, settings)
-    results["start without Redis, all sums from the records, s"] = round(time.perf_counter() - started, 1)
+    found("start without Redis, all sums from the records, s", round(time.perf_counter() - started, 1))
     alone.process.stop()
-    return results
 
 
-def measure_admin(gateway: Gateway) -> dict[str, object]:
+def measure_admin(gateway: Gateway) -> None:
     """Each question several times; the median and the worst in milliseconds."""
     with httpx.Client(base_url=f"{gateway.url}/admin", headers={"x-admin-key": ADMIN_KEY}, timeout=60) as client:
-        return {f"GET {path}": _timed(lambda: client.get(path)) for path in questions()}  # noqa: B023 - called at once
+        for path in questions():
+            found(f"GET {path}", _timed(lambda: client.get(path)))  # noqa: B023 - called at once
 
 
 def questions() -> Iterator[str]:

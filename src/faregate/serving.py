@@ -82,6 +82,8 @@ def write_logs(settings: Settings) -> None:
         stream=sys.stderr,
         format=f"%(asctime)s{process} %(levelname)s %(name)s: %(message)s",
     )
+    # What it did to the schema, we say ourselves, in a line.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 async def _serve_alone(settings: Settings, keys: Keys) -> None:
