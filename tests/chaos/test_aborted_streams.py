@@ -22,7 +22,7 @@ from open_webui import Person, plain_headers, somebody, user_turn
 from redis_server import RedisServer
 
 SEED = int(os.environ["FAREGATE_CHAOS_SEED"])
-STREAMS = int(os.environ.get("FAREGATE_CHAOS_STREAMS", "150"))
+STREAMS = int(os.environ.get("FAREGATE_CHAOS_STREAMS", "80"))
 
 AT_ONCE = 40
 LENGTH = 60

@@ -19,7 +19,7 @@ from fleet import ask
 from open_webui import Person, somebody
 
 SEED = int(os.environ["FAREGATE_CHAOS_SEED"])
-SECONDS = float(os.environ.get("FAREGATE_CHAOS_OUTAGE_SECONDS", "6"))
+SECONDS = float(os.environ.get("FAREGATE_CHAOS_OUTAGE_SECONDS", "4"))
 
 LIMITS = [
     {"meter": "usd", "window": "day", "amount": "1000"},
