@@ -1,8 +1,10 @@
 """What is known of a request, before and after: its facts at admission and the one usage record it becomes."""
 
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
 
 PICO = Decimal("0.000000000001")
 """The smallest part of a dollar that a record keeps (`NUMERIC(24,12)`)."""
@@ -26,8 +28,7 @@ class Source(StrEnum):
     ESTIMATE = "estimate"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What is known of a request when it is admitted: enough for another node to settle it and write its record.
 
     `admitted_at` is in seconds since the epoch; its calendar windows are the ones that are charged, however late.
@@ -74,8 +75,7 @@ class Facts:
         return self.prompt_bound + self.cap
 
 
-@dataclass(frozen=True, slots=True)
-class UsageRecord:
+class UsageRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One row per request. `cost` is in dollars, None while `pending`; `cost_nano` is what the counters were charged.
 
     `ttft_ms` (time to first token) and `duration_ms` are None where nothing was answered. `requests` is 0 for a
@@ -114,3 +114,11 @@ class UsageRecord:
             if self.served_model in family:
                 return family
         return self.facts.names()
+
+
+Row = TypeVar("Row", Facts, UsageRecord)
+
+
+def altered(row: Row, **changes: Any) -> Row:
+    """`row` with these fields instead of its own."""
+    return msgspec.structs.replace(row, **changes)

@@ -22,7 +22,7 @@ from faregate.ledger.journal import Journal, JournalError, Replay
 from faregate.ledger.memory import MemoryLedger
 from faregate.ledger.port import Balance, Claim, Counter, Held, Hold
 from faregate.policy.model import Meter, Scope, Window
-from faregate.records import Facts, Source, Status, UsageRecord
+from faregate.records import Facts, Source, Status, UsageRecord, altered
 
 NOON = 1_790_002_800.0
 USD = Counter(Scope.USER, "ada", Meter.USD, Window.HOUR, ("anthropic/*", "openai/*"), 1_790_002_800, 1_790_006_400)
@@ -75,7 +75,7 @@ async def reserve(ledger: MemoryLedger, request_id: str, asked: list[Claim]) -> 
 
 
 def hold(request_id: str) -> Hold:
-    return Hold(replace(facts(request_id), cap=100), "node-1", NOON + 15.0, 100, {USD: 210, RATE: 1, SLOTS: 1})
+    return Hold(altered(facts(request_id), cap=100), "node-1", NOON + 15.0, 100, {USD: 210, RATE: 1, SLOTS: 1})
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def test_holds_and_records_come_back_exactly(path: Path):
         for n, cost in enumerate(costs):
             journal.held(hold(f"r{n}"))
             journal.settled(record(f"r{n}", cost))
-        journal.settled(replace(record("unknown cost"), cost=None, status=Status.PENDING, source=None))
+        journal.settled(altered(record("unknown cost"), cost=None, status=Status.PENDING, source=None))
         journal.held(hold("c"))
         journal.released("c")
     again = replayed(path)

@@ -33,7 +33,7 @@ from faregate.ledger.redis.names import Keys, name_of, shape_of
 from faregate.ledger.seeds import RecordsAway, Seed
 from faregate.policy.model import Meter, Window
 from faregate.policy.rulebook import Shape
-from faregate.records import UsageRecord
+from faregate.records import UsageRecord, altered
 
 SECONDS = 20.0
 """How long a test waits for what must come."""
@@ -112,13 +112,13 @@ class Node:
     async def pay(
         self, request_id: str, *charges: tuple[Counter, int], era: int = 0
     ) -> tuple[Settled | AlreadySettled, UsageRecord]:
-        kept = replace(record(request_id, self.now), era=era)
+        kept = altered(record(request_id, self.now), era=era)
         while True:
             try:
                 done = await self.ledger.settle(request_id, charges, kept)
             except ShapesChanged:
                 continue
-            return done, replace(kept, era=done.era) if isinstance(done, Settled) else kept
+            return done, altered(kept, era=done.era) if isinstance(done, Settled) else kept
 
     async def see(self, *of: Counter) -> list[Balance]:
         return await self.ledger.peek(of, self.now)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import defaultdict
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import NOON, record
 
-from faregate.records import Status
+from faregate.records import Status, altered
 from faregate.store import engine, rollups, rows
 from faregate.store.errors import JobTaken, RollupFailed, StillStale
 from faregate.store.locks import Lock, try_take
@@ -57,7 +56,7 @@ def refused(request_id, **more):
 
 
 def waiting(row):
-    return replace(row, status=Status.PENDING, cost=None, total_tokens=0, prompt_tokens=0, completion_tokens=0)
+    return altered(row, status=Status.PENDING, cost=None, total_tokens=0, prompt_tokens=0, completion_tokens=0)
 
 
 async def refresh(store):

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Protocol
 
 from faregate.accounting.clock import Clock, SystemClock
@@ -15,7 +14,7 @@ from faregate.ledger.port import AlreadySettled, Counter, Hold, Ledger, LedgerAw
 from faregate.policy.model import Meter
 from faregate.policy.rulebook import Rulebook, Shape
 from faregate.policy.windows import Calendar
-from faregate.records import Status, UsageRecord
+from faregate.records import Status, UsageRecord, altered
 
 TAKEN_OVER_AT_ONCE = 500
 """Holds of dead nodes that one round takes over."""
@@ -210,7 +209,7 @@ class Accountant:
                 self._later.settle_later(record)
             return False
         if settled.era != record.era:
-            record = replace(record, era=settled.era)
+            record = altered(record, era=settled.era)
         # After the ledger, never before: a counter that it meets for the first time starts from these sums.
         self._spend.add(record, self._clock.time())
         self._outbox.add_record(record)
@@ -237,7 +236,7 @@ class Accountant:
         )
         if row is not None:
             known = row.generation_id or hold.generation_id
-            self.look_after(replace(row, facts=hold.facts, generation_id=known))
+            self.look_after(altered(row, facts=hold.facts, generation_id=known))
         elif hold.facts.request_id not in self._later:
             left = orphan(hold)
             is_shared = self._finals is not None

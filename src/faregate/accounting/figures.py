@@ -3,14 +3,13 @@
 Pure: records in, records out.
 """
 
-from dataclasses import replace
 from decimal import ROUND_CEILING, Decimal
 
 from faregate.accounting.generation import Generation
 from faregate.ledger.port import Hold
 from faregate.policy.model import NANO
 from faregate.policy.money import nano_of
-from faregate.records import PICO, Source, Status, UsageRecord
+from faregate.records import PICO, Source, Status, UsageRecord, altered
 
 NODE_STOPPED = "the gateway node that served this request stopped before the answer had ended"
 
@@ -23,12 +22,12 @@ def with_cost(record: UsageRecord, cost: Decimal, source: Source) -> UsageRecord
     if not cost.is_finite() or cost < 0:
         raise ValueError(f"a cost is zero or more dollars, not {cost}")
     exact = cost.quantize(PICO, ROUND_CEILING)
-    return replace(record, cost=exact, cost_nano=nano_of(exact), source=source)
+    return altered(record, cost=exact, cost_nano=nano_of(exact), source=source)
 
 
 def pending_row(record: UsageRecord) -> UsageRecord:
     """`record` as it is kept while its cost is not known: `pending`, charged nothing, its status as `outcome`."""
-    return replace(
+    return altered(
         record, status=Status.PENDING, source=None, cost=None, cost_nano=0, outcome=record.outcome or record.status
     )
 
@@ -38,13 +37,13 @@ def unsettled_row(record: UsageRecord) -> UsageRecord:
 
     Its status is kept as `outcome`, and what it cost as it is.
     """
-    return replace(record, status=Status.PENDING, cost_nano=0, outcome=record.status)
+    return altered(record, status=Status.PENDING, cost_nano=0, outcome=record.status)
 
 
 def ended(row: UsageRecord) -> UsageRecord:
     """The record that a pending `row` was made of, as far as its figures are known; final if it has a cost."""
     nano = 0 if row.cost is None else nano_of(row.cost)
-    return replace(row, status=row.outcome or Status.FAILED, outcome=None, cost_nano=nano)
+    return altered(row, status=row.outcome or Status.FAILED, outcome=None, cost_nano=nano)
 
 
 def orphan(hold: Hold) -> UsageRecord:
@@ -81,7 +80,7 @@ def estimated(record: UsageRecord) -> UsageRecord:
     if record.total_tokens > 0:
         nano = facts.fixed_nano + record.completion_tokens * facts.nano_per_output_token
         return with_cost(record, Decimal(nano) / NANO, Source.ESTIMATE)
-    bound = replace(
+    bound = altered(
         record,
         prompt_tokens=facts.prompt_bound,
         completion_tokens=facts.cap,
@@ -94,7 +93,7 @@ def _with_tokens(record: UsageRecord, generation: Generation) -> UsageRecord:
     prompt = _told(generation.prompt_tokens, record.prompt_tokens)
     completion = _told(generation.completion_tokens, record.completion_tokens)
     told = generation.prompt_tokens is not None or generation.completion_tokens is not None
-    return replace(
+    return altered(
         record,
         # The name on the answer is kept: it is the one that patterns know, this one may be dated.
         served_model=record.served_model or generation.model,

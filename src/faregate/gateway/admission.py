@@ -6,7 +6,7 @@ Nothing here waits for the database: people, rules and prices are in memory, and
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from faregate.accounting.accountant import Accountant
 from faregate.accounting.lease import LEASE_SECONDS
@@ -28,7 +28,7 @@ from faregate.pricing.body import MalformedBody, PromptBound, prompt_bound
 from faregate.pricing.bound import Bound, Ceiling, bound_of, ceiling_of, dearest
 from faregate.pricing.catalogue import Catalogue, Model
 from faregate.pricing.estimate import estimate_of
-from faregate.records import Facts, Status, UsageRecord
+from faregate.records import Facts, Status, UsageRecord, altered
 from faregate.settings import OnOutage
 
 LEAST_CAP = 256
@@ -187,7 +187,7 @@ class Admitter:
         if policy.enforcement is Enforcement.SOFT and models:
             asked = dearest(estimate_of(model, prompt) for model in models)
         wanted = _cap_wanted(request, policy, models, prompt, bound)
-        facts = replace(
+        facts = altered(
             facts,
             prompt_bound=bound.prompt_tokens,
             fixed_nano=bound.fixed_nano,
@@ -203,7 +203,7 @@ class Admitter:
             noted = tuple(f"shadow: would refuse by {rule_in_words(counter)}" for counter in answer.exceeded)
         bounded = policy.enforcement is Enforcement.STRICT and _counts_dollars(policy) and models
         return Admission(
-            facts=replace(facts, cap=cap, rules=facts.rules + noted),
+            facts=altered(facts, cap=cap, rules=facts.rules + noted),
             pseudonym=self._pseudonym(facts.user_id),
             ceiling=ceiling_of(models, prompt) if bounded else None,
             unchecked=answer is None,

@@ -28,7 +28,7 @@ from faregate.ledger.port import (
 from faregate.ledger.remembered import Remembered
 from faregate.policy.model import Window
 from faregate.policy.rulebook import Shape
-from faregate.records import Facts, UsageRecord
+from faregate.records import Facts, UsageRecord, altered
 
 KEPT_AFTER_END = 3600
 """Seconds that a calendar counter outlives its window, for late charges and late readers.
@@ -112,7 +112,7 @@ class MemoryLedger(Ledger):
             return self._when_free(refused, at)
         cap = largest_cap(balanced, cap_wanted, least)
         hold = Hold(
-            facts=replace(facts, cap=cap),
+            facts=altered(facts, cap=cap),
             node=node,
             expires_at=now + lease,
             cap=cap,

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
 from typing import Any
 
 import msgspec
@@ -29,7 +28,7 @@ _TOUCH = text(
 ).bindparams(bindparam("hour", type_=Instant))
 _OF_FACTS = ("user_id", "email", "connection", "groups", "policy_id", "rules", "model", "task", "chat_id", "stream")
 _OF_RECORD = tuple(
-    field.name for field in fields(UsageRecord) if field.name not in {"facts", "status", "source", "outcome"}
+    name for name in UsageRecord.__struct_fields__ if name not in {"facts", "status", "source", "outcome"}
 )
 
 
@@ -127,7 +126,7 @@ def _values(record: UsageRecord, node: str) -> dict[str, Any]:
         "outcome": None if record.outcome is None else record.outcome.value,
         "source": None if record.source is None else record.source.value,
         "node": node if is_pending else None,
-        "facts": json.dumps(asdict(facts), separators=(",", ":")) if is_pending else None,
+        "facts": msgspec.json.encode(facts).decode() if is_pending else None,
     }
 
 

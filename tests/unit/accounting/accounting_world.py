@@ -1,13 +1,12 @@
 """What the tests of accounting share: facts, records, and a clock whose hands the test turns."""
 
 import asyncio
-from dataclasses import replace
 from decimal import Decimal
 
 from faregate.accounting.figures import with_cost
 from faregate.ledger.memory import MemoryLedger
 from faregate.ledger.port import AlreadySettled, LedgerAway, Settled, ShapesChanged
-from faregate.records import Facts, Source, Status, UsageRecord
+from faregate.records import Facts, Source, Status, UsageRecord, altered
 from faregate.store.errors import StoreUnavailable
 
 NOON = 1_800_014_400.0
@@ -47,7 +46,7 @@ def unknown_of(request_id="r1", *, status=Status.ABORTED, generation_id="gen-1",
 
 
 def with_id(record, request_id):
-    return replace(record, facts=replace(record.facts, request_id=request_id))
+    return altered(record, facts=altered(record.facts, request_id=request_id))
 
 
 async def others_run():

@@ -1,6 +1,5 @@
 """Settling, refusing, parking: each request comes to one record, and is charged once on everything it touches."""
 
-from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -19,7 +18,7 @@ from faregate.ledger.port import Balance, Claim
 from faregate.policy.model import Limit, Meter, Policy, Scope, Window
 from faregate.policy.rulebook import Rulebook
 from faregate.policy.windows import Calendar
-from faregate.records import Source, Status, UsageRecord
+from faregate.records import Source, Status, UsageRecord, altered
 
 DAILY = Limit(Meter.USD, Window.DAY, 10**9)
 HOURLY = Limit(Meter.REQUESTS, Window.HOUR, 100)
@@ -202,7 +201,7 @@ async def test_a_limit_that_was_away_over_a_restart_counts_the_requests_that_wer
     assert (await world.balances(facts))["usd", ()] == Balance(1_000_000, 0)
 
 
-@pytest.mark.parametrize("record", [unknown_of(), pending_row(record_of()), replace(record_of(), cost=None)])
+@pytest.mark.parametrize("record", [unknown_of(), pending_row(record_of()), altered(record_of(), cost=None)])
 async def test_what_has_no_final_figures_cannot_be_charged(world, record):
     with pytest.raises(ValueError, match="no final figures"):
         await world.accountant.settle(record)

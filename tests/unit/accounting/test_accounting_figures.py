@@ -1,6 +1,5 @@
 """The figures of a record: exact, rounded up, never under the truth."""
 
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -21,7 +20,7 @@ from faregate.accounting.figures import (
 )
 from faregate.accounting.generation import Generation
 from faregate.ledger.port import Hold
-from faregate.records import Source, Status
+from faregate.records import Source, Status, altered
 
 OUTCOMES = (Status.COMPLETED, Status.FAILED, Status.ABORTED)
 
@@ -65,7 +64,7 @@ def test_a_pending_row_remembers_how_the_request_ended(status, reason):
 
 @given(pico=st.integers(0, 10**16), source=st.sampled_from([None, *Source]), status=st.sampled_from(OUTCOMES))
 def test_a_row_that_waits_for_the_ledger_alone_keeps_what_it_cost(pico, source, status):
-    record = replace(with_cost(unknown_of(status=status), Decimal(pico).scaleb(-12), Source.USAGE), source=source)
+    record = altered(with_cost(unknown_of(status=status), Decimal(pico).scaleb(-12), Source.USAGE), source=source)
     row = unsettled_row(record)
 
     assert (row.status, row.outcome, row.cost, row.source) == (Status.PENDING, status, record.cost, source)
@@ -123,7 +122,7 @@ def test_the_model_named_in_the_answer_stays_because_patterns_know_that_name():
 
 
 def test_tokens_that_were_known_stay_where_openrouter_tells_none_afterwards():
-    record = replace(record_of(), prompt_tokens=0, completion_tokens=0, total_tokens=30)
+    record = altered(record_of(), prompt_tokens=0, completion_tokens=0, total_tokens=30)
 
     assert from_generation(record, Generation(cost=Decimal(0))).total_tokens == 30
 

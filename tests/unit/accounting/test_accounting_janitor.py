@@ -1,6 +1,5 @@
 """What dead nodes left is written and settled by whoever comes first."""
 
-from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -17,7 +16,7 @@ from faregate.directory import User
 from faregate.ledger.port import LedgerAway
 from faregate.policy.rulebook import Rulebook
 from faregate.policy.windows import Calendar
-from faregate.records import Status
+from faregate.records import Status, altered
 from faregate.store.errors import StoreUnavailable
 
 ADA = User("ada", "main", "ada", "ada@example.org", "Ada", "user", (), True, None, NOON, NOON)
@@ -92,8 +91,8 @@ async def world():
 
 
 async def test_rows_that_a_dead_node_had_not_written_are_written(world):
-    refusal = replace(record_of("no"), status=Status.REFUSED)
-    world.estate.stream = [ADA, replace(record_of("yes"), era=1), refusal]
+    refusal = altered(record_of("no"), status=Status.REFUSED)
+    world.estate.stream = [ADA, altered(record_of("yes"), era=1), refusal]
     await world.janitor.sweep()
 
     assert await world.written() == [("yes", Status.COMPLETED, 1), ("no", Status.REFUSED, 0)]
@@ -101,7 +100,7 @@ async def test_rows_that_a_dead_node_had_not_written_are_written(world):
 
 
 async def test_all_rows_are_taken_however_many_there_are(world):
-    world.estate.stream = [replace(record_of(f"r{number}"), era=1) for number in range(2 * AT_ONCE + 1)]
+    world.estate.stream = [altered(record_of(f"r{number}"), era=1) for number in range(2 * AT_ONCE + 1)]
     await world.janitor.sweep()
 
     assert len(await world.written()) == 2 * AT_ONCE + 1
@@ -109,7 +108,7 @@ async def test_all_rows_are_taken_however_many_there_are(world):
 
 async def test_a_row_of_a_dead_node_whose_era_is_over_is_charged_again(world):
     world.far.era = world.ledger.era = 2
-    world.estate.stream = [replace(record_of(), era=1)]
+    world.estate.stream = [altered(record_of(), era=1)]
     await world.janitor.sweep()
 
     assert await world.written() == [("r1", Status.COMPLETED, 2)]
@@ -137,7 +136,7 @@ async def test_a_request_that_is_asked_about_is_settled_on_figures_that_turn_up(
 
 
 async def test_a_row_whose_request_another_node_has_settled_is_not_charged_again(world):
-    await world.far.write([], [replace(record_of(), era=1)])
+    await world.far.write([], [altered(record_of(), era=1)])
     world.estate.rows = [unsettled_row(record_of())]
     await world.janitor.sweep()
 
@@ -154,7 +153,7 @@ async def test_nobody_is_taken_for_dead_before_it_is_known_who_is_alive(world):
 
 
 async def test_what_is_away_is_looked_at_again_in_the_next_round(world):
-    world.estate.stream, world.estate.rows = [replace(record_of("a"), era=1)], [unsettled_row(record_of("b"))]
+    world.estate.stream, world.estate.rows = [altered(record_of("a"), era=1)], [unsettled_row(record_of("b"))]
     world.estate.ledger_away = world.estate.database_away = True
     await world.janitor.sweep()
     world.estate.ledger_away = False

@@ -16,7 +16,7 @@ from faregate.accounting.outbox import BATCH_ROWS, GROUP_SECONDS, MOST_PATIENCE,
 from faregate.directory import User
 from faregate.ledger.journal import Journal
 from faregate.ledger.port import Hold
-from faregate.records import Status, UsageRecord
+from faregate.records import Status, UsageRecord, altered
 from faregate.store.errors import StoreUnavailable
 from faregate.store.usage import UsageQuery
 
@@ -489,13 +489,13 @@ async def test_a_record_of_an_era_that_is_over_is_handed_back_and_written_when_i
     far.era = 4
     outbox = Outbox(far, keeper, late=back.append)
     for request_id, era in [("old", 3), ("new", 4), ("embedded", 0)]:
-        outbox.add_record(replace(record_of(request_id), era=era))
+        outbox.add_record(altered(record_of(request_id), era=era))
     await outbox.flush()
     assert [record.facts.request_id for record in back] == ["old"]
     assert keeper.gone == ["new", "embedded"]
     assert outbox.lag.waiting == 0
 
-    outbox.add_record(replace(back[0], era=4))
+    outbox.add_record(altered(back[0], era=4))
     await outbox.flush()
 
     assert [(record.facts.request_id, record.era) for record in far.records] == [
@@ -509,7 +509,7 @@ async def test_a_record_of_an_era_that_is_over_is_handed_back_and_written_when_i
 async def test_a_late_record_that_nobody_can_charge_again_is_reported_and_not_lost(far, caplog):
     far.era = 4
     outbox = Outbox(far)
-    outbox.add_record(replace(record_of("old"), era=3))
+    outbox.add_record(altered(record_of("old"), era=3))
     await outbox.flush()
 
     assert outbox.lag.dead == ("old",)

@@ -3,7 +3,6 @@
 import asyncio
 import tempfile
 from collections import Counter as Sums
-from dataclasses import replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -19,7 +18,7 @@ from faregate.ledger.seeds import Seed
 from faregate.policy.model import Meter, Scope, Window
 from faregate.policy.rulebook import Shape
 from faregate.policy.windows import Calendar
-from faregate.records import Status
+from faregate.records import Status, altered
 from faregate.store.store import Store
 from faregate.store.usage import PAYER
 
@@ -60,7 +59,7 @@ def histories(draw):
             model=MODELS[0],
             candidates=draw(st.sampled_from([MODELS[:1], MODELS[:2], MODELS])),
         )
-        records.append(replace(record, era=draw(st.integers(0, 3))))
+        records.append(altered(record, era=draw(st.integers(0, 3))))
     return now, records
 
 
@@ -121,7 +120,7 @@ def test_counters_start_from_what_charging_each_record_would_have_put_on_them(hi
 async def test_records_of_an_era_are_refused_once_the_next_has_begun_and_counters_start_without_them(store):
     records = StoredRecords(store, UTC)
     first = await records.next_era(0)
-    on_time, late = (replace(record_of(name), era=first) for name in ("on time", "late"))
+    on_time, late = (altered(record_of(name), era=first) for name in ("on time", "late"))
     await store.write([], [on_time])
     second = await records.next_era(0)
     assert second > first

@@ -1,7 +1,6 @@
 """The books of a node that shares its ledger with others: charged once, whoever settles, whatever is away."""
 
 import asyncio
-from dataclasses import replace
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -20,7 +19,7 @@ from faregate.ledger.port import Balance, Claim
 from faregate.policy.model import Limit, Meter, Policy, Scope, Window
 from faregate.policy.rulebook import Rulebook, Shape
 from faregate.policy.windows import Calendar
-from faregate.records import Source, Status, UsageRecord
+from faregate.records import Source, Status, UsageRecord, altered
 from faregate.store.errors import StoreUnavailable
 
 DAILY = Shape(Scope.USER, Meter.USD, Window.DAY)
@@ -178,7 +177,7 @@ async def test_what_cost_nothing_waits_as_what_cost_nothing(world):
     await others_run()
     await world.outbox.flush()
 
-    assert world.far.records[1:] == [replace(free, era=1)]
+    assert world.far.records[1:] == [altered(free, era=1)]
 
 
 async def test_a_settlement_whose_answer_was_lost_is_charged_once_and_written_once(world):
@@ -193,7 +192,7 @@ async def test_a_settlement_whose_answer_was_lost_is_charged_once_and_written_on
 
 
 async def test_what_somebody_else_settled_under_an_earlier_ledger_is_not_charged_again_and_holds_nothing(world):
-    await world.far.write([], [replace(record_of(cost="0.002"), era=1)])
+    await world.far.write([], [altered(record_of(cost="0.002"), era=1)])
     world.flush_ledger()
     await world.hold()
     assert await world.balance() == Balance(2_000_000, 1)
@@ -208,7 +207,7 @@ async def test_what_somebody_else_settled_under_an_earlier_ledger_is_not_charged
 async def test_a_node_that_was_taken_for_dead_does_not_charge_again_what_its_heir_settled_and_redis_then_lost(world):
     await world.hold()
     world.ledger.lapse("r1")
-    await world.far.write([], [replace(record_of(cost="0.002"), era=1)])
+    await world.far.write([], [altered(record_of(cost="0.002"), era=1)])
     world.flush_ledger()
 
     assert not await world.settle(record_of())
@@ -234,7 +233,7 @@ async def test_a_ledger_that_begins_anew_while_the_database_is_asked_does_not_ch
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     # The question is under way, and will be answered with no.
-    await world.far.write([], [replace(record_of(), era=1)])
+    await world.far.write([], [altered(record_of(), era=1)])
     world.flush_ledger()
 
     assert not await asking
@@ -245,7 +244,7 @@ async def test_a_final_record_that_appears_while_the_shapes_change_is_found(worl
     class Slow(SharedLedger):
         async def settle(self, request_id, charges, record):
             if self._known is not self._taught:
-                await world.far.write([], [replace(record_of(cost="0.002"), era=1)])
+                await world.far.write([], [altered(record_of(cost="0.002"), era=1)])
             return await super().settle(request_id, charges, record)
 
     world.ledger.__class__ = Slow
@@ -307,7 +306,7 @@ async def test_a_late_record_that_somebody_else_charged_is_kept_until_the_databa
     assert "r1" in world.reconciler
     assert world.keeper.gone == []
 
-    await world.far.write([], [replace(record_of(), era=2)])
+    await world.far.write([], [altered(record_of(), era=2)])
     await world.clock.advance(MOST_PATIENCE)
 
     assert "r1" not in world.reconciler

@@ -53,7 +53,7 @@ from faregate.ledger.redis.standing import Standing
 from faregate.ledger.redis.strays import Strays
 from faregate.ledger.seeds import Records
 from faregate.policy.rulebook import Shape
-from faregate.records import Facts, UsageRecord
+from faregate.records import Facts, UsageRecord, altered
 
 TOMBSTONE_SECONDS = 3600
 """How long a released id is known: longer than a call can be on its way, even on a connection that hangs."""
@@ -177,7 +177,7 @@ class RedisLedger(Ledger):
         cap, exceeded = reply[1], counters_of(reply[2])
         if request_id not in self._holds:
             hold = Hold(
-                facts=replace(facts, cap=cap),
+                facts=altered(facts, cap=cap),
                 node=node,
                 expires_at=now + lease,
                 cap=cap,
@@ -382,7 +382,7 @@ class RedisLedger(Ledger):
             era,
             micros(facts.admitted_at),
             self._moment(self._now),
-            _encoder.encode(replace(record, era=era)),
+            _encoder.encode(altered(record, era=era)),
             record.era,
             self._outbox.entries.get(facts.request_id, b""),
         ]

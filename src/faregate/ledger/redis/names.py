@@ -1,7 +1,6 @@
 """The names of counters, shapes and holds in Redis, and what stands there under them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 
 import msgspec
@@ -9,7 +8,7 @@ import msgspec
 from faregate.ledger.port import Counter, Hold
 from faregate.policy.model import Window
 from faregate.policy.rulebook import Shape
-from faregate.records import Facts
+from faregate.records import Facts, altered
 
 KEPT_AFTER_END = 3600
 """Seconds that a calendar counter outlives its window, for late charges and late readers."""
@@ -103,7 +102,7 @@ def hold_of(flat: Iterable[bytes], expires_at: float) -> Hold:
     cap = int(fields[b"c"])
     generation_id = fields.get(b"g")
     return Hold(
-        facts=replace(_facts.decode(fields[b"f"]), cap=cap),
+        facts=altered(_facts.decode(fields[b"f"]), cap=cap),
         node=fields[b"n"].decode(),
         expires_at=expires_at,
         cap=cap,
