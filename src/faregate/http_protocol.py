@@ -5,6 +5,7 @@ offers another protocol.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ import msgspec
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from faregate.http_wire import EXTENSION, Wire
 
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 1024 * 1024
@@ -60,6 +63,9 @@ class HttpProtocol(HttpToolsProtocol):
         # One timer for a connection, not for a piece: it looks at `_since` when it fires.
         self._patience: asyncio.TimerHandle | None = None
         self._refused = False
+        self.gone = False
+        self.on_gone: Callable[[], None] | None = None
+        """Called when the client leaves while it is answered by a `Wire`."""
 
     @property
     def idle(self) -> bool:
@@ -78,7 +84,11 @@ class HttpProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.gone = True
         super().connection_lost(exc)
+        if self.on_gone is not None:
+            self.on_gone()
+            self.on_gone = None
         self._unset_keepalive_if_required()
         if self._patience is not None:
             self._patience.cancel()
@@ -131,6 +141,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.server_state.stopping:
             self.cycle.keep_alive = False
+        if self.scope["method"] != "HEAD" and self.scope["http_version"] == "1.1":
+            self.scope["extensions"] = {EXTENSION: Wire(self, self.cycle)}  # type: ignore[dict-item]
         # Trailers go to a list of their own. They are not headers (RFC 9110, 6.5.1): least of all those of identity.
         self.headers = []
         self._within = "body"

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from faregate.gateway.errors import ApiError
+from faregate.http_wire import Wire
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -18,10 +19,19 @@ UNCHECKED = (b"x-faregate-ledger", b"unchecked")
 
 
 class Client:
-    """Sends one answer over ASGI. Sending more to a client that has gone, or has its whole answer, does nothing."""
+    """Sends one answer: on its wire where the server lends one, else over ASGI.
+
+    Sending more to a client that has gone, or has its whole answer, does nothing.
+    """
 
     def __init__(
-        self, request_id: str, receive: Receive, send: Send, patience: float, ledger_away: Callable[[], bool]
+        self,
+        request_id: str,
+        receive: Receive,
+        send: Send,
+        patience: float,
+        ledger_away: Callable[[], bool],
+        wire: Wire | None = None,
     ) -> None:
         """A client that reads nothing for `patience` seconds, while there is more for it, counts as gone.
 
@@ -30,6 +40,7 @@ class Client:
         self._patience = patience
         self._receive = receive
         self._send = send
+        self._wire = wire
         self.request_id = request_id
         self._id_header = (b"x-request-id", request_id.encode())
         self._ledger_away = ledger_away
@@ -42,7 +53,10 @@ class Client:
 
     def watch(self) -> None:
         """Begin to listen for the client leaving. The request's body must have been received."""
-        self._watch = asyncio.create_task(self._wait_until_gone())
+        if self._wire is not None:
+            self._wire.on_gone(self._leave)
+        else:
+            self._watch = asyncio.create_task(self._wait_until_gone())
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the client leaves, at once if it has."""
@@ -51,42 +65,77 @@ class Client:
             callback()
 
     async def start(self, status: int, content_type: bytes, headers: RawHeaders = ()) -> None:
-        """Send status and headers."""
+        """Send status and headers. On a wire they leave with what is sent next, or with `flush`."""
         if self.status:
             return
         self.status = status
-        if not self.gone:
-            sent = [(b"content-type", content_type), self._id_header, *headers]
-            if self.unchecked:
-                sent.append(UNCHECKED)
-            elif self._ledger_away() and AWAY not in sent:
-                sent.append(AWAY)
-            await self._send({"type": "http.response.start", "status": status, "headers": sent})
+        if self.gone:
+            return
+        if self._wire is not None:
+            self._wire.begin(status, self._headers(content_type, headers))
+        else:
+            await self._send_head(self._headers(content_type, headers))
+
+    def flush(self) -> None:
+        """Let what was started leave, where nothing else is there to be sent."""
+        if self._wire is not None and self.waiting:
+            self._wire.flush()
+
+    def write(self, data: bytes) -> bool:
+        """Send a piece of the body at once, if that can be done without waiting; False where `send` has to."""
+        if self._wire is None or not self._wire.ready or not self.waiting:
+            return False
+        self._wire.write(data)
+        self._wire.flush()
+        return True
 
     async def send(self, data: bytes) -> None:
         """Send a piece of the body, as fast as the client reads."""
-        if data and self.waiting:
-            try:
+        if not data or not self.waiting:
+            return
+        try:
+            if self._wire is None:
                 async with asyncio.timeout(self._patience):
                     await self._send({"type": "http.response.body", "body": data, "more_body": True})
-            except TimeoutError:
-                self._leave()
+                return
+            if not self._wire.ready:
+                async with asyncio.timeout(self._patience):
+                    await self._wire.drained()
+        except TimeoutError:
+            self._leave()
+            return
+        if self.waiting:
+            self._wire.write(data)
+            self._wire.flush_soon()
 
     async def end(self) -> None:
         """The body is complete."""
         if not self._ended:
             self._ended = True
-            if not self.gone:
+            if self.gone:
+                return
+            if self._wire is not None:
+                self._wire.end()
+            else:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def answer(self, status: int, content_type: bytes, body: bytes, headers: RawHeaders = ()) -> None:
         """Send a whole answer. Nothing is sent when an answer has begun already."""
         if self.status:
             return
-        await self.start(status, content_type, [(b"content-length", b"%d" % len(body)), *headers])
+        self.status = status
         self._ended = True
-        if not self.gone:
-            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        if self.gone:
+            return
+        sent = self._headers(content_type, [(b"content-length", b"%d" % len(body)), *headers])
+        if self._wire is not None:
+            self._wire.begin(status, sent, chunked=False)
+            self._wire.write(body)
+            self._wire.end()
+        else:
+            await self._send_head(sent)
+            if not self.gone:
+                await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def fail(self, error: ApiError) -> None:
         """Send an error; as the last event where a stream has begun."""
@@ -106,6 +155,17 @@ class Client:
         """The exchange is over: stop listening."""
         if self._watch is not None:
             self._watch.cancel()
+
+    def _headers(self, content_type: bytes, headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+        sent = [(b"content-type", content_type), self._id_header, *headers]
+        if self.unchecked:
+            sent.append(UNCHECKED)
+        elif self._ledger_away() and AWAY not in sent:
+            sent.append(AWAY)
+        return sent
+
+    async def _send_head(self, headers: list[tuple[bytes, bytes]]) -> None:
+        await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
 
     async def _wait_until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

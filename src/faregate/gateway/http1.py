@@ -5,7 +5,8 @@ reader has caught up.
 """
 
 import asyncio
-from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
 from typing import cast
 
 import httptools
@@ -13,6 +14,19 @@ import httptools
 HIGH_WATER = 256 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 """Bytes in a row that are no content: headers, trailers, the extensions of chunks. The parser keeps them in memory."""
+
+
+ONE_WRITE = 64 * 1024
+"""Bytes of a body below which to copy it costs less than a write of its own."""
+
+
+class Flow(Enum):
+    """Why an answer flows no further."""
+
+    STOPPED = auto()
+    """Who took it has to see to something first."""
+    SILENT = auto()
+    ENDED = auto()
 
 
 class UpstreamFailure(Exception):
@@ -66,8 +80,10 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange = Exchange(self, self._loop)
         self._parser = httptools.HttpResponseParser(exchange)
         exchange.parser = self._parser
-        self._transport.write(request)
-        if body:
+        if len(body) < ONE_WRITE:
+            self._transport.write(request + body)
+        else:
+            self._transport.write(request)
             self._transport.write(body)
         return exchange
 
@@ -145,11 +161,14 @@ class Exchange:
     def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         self.connection = connection
         self._loop = loop
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._buffered = 0
         self._paused = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
+        self._sink: Callable[[bytes], bool] | None = None
+        self._heard_at = 0.0
         self._failure: UpstreamFailure | None = None
+        self._error: Exception | None = None
         self._started = False
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -167,16 +186,21 @@ class Exchange:
                 return value
         return None
 
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes have arrived that nobody has taken yet."""
+        return bool(self._chunks)
+
     async def answered(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for status and headers. Raises `UpstreamFailure`."""
-        try:
-            async with asyncio.timeout(timeout):
-                while not self._started:
-                    if self._failure is not None:
-                        raise self._failure
-                    await self._wait()
-        except TimeoutError:
-            raise TooSlow(f"upstream did not begin to answer within {timeout:g} s", self) from None
+        deadline = self._loop.time() + timeout
+        heard = True
+        while not self._started:
+            if self._failure is not None:
+                raise self._failure
+            if not heard:
+                raise TooSlow(f"upstream did not begin to answer within {timeout:g} s", self)
+            heard = await self._wait(deadline - self._loop.time())
 
     async def read(self, timeout: float) -> bytes:
         """All bytes that have arrived, waiting at most `timeout` seconds for the first; empty at the end.
@@ -189,14 +213,39 @@ class Exchange:
 
     async def ready(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds for bytes, the end or a failure; whether there is something to `take`."""
-        if self._undecided():
-            try:
-                async with asyncio.timeout(timeout):
-                    while self._undecided():
-                        await self._wait()
-            except TimeoutError:
-                return False
+        deadline = self._loop.time() + timeout
+        while self._undecided():
+            if not await self._wait(deadline - self._loop.time()):
+                return not self._undecided()
         return True
+
+    async def flow(self, sink: Callable[[bytes], bool], patience: float) -> Flow:
+        """Hand all that arrives to `sink`, in the very turn of the loop in which it does, until that returns False.
+
+        Returns at the end of the answer, too, and when upstream was silent for `patience` seconds. Raises
+        `UpstreamFailure`, after every byte that came before the failure was handed out, and what `sink` raises.
+        """
+        self._heard_at = self._loop.time()
+        while True:
+            if self._chunks and not sink(self.take()):
+                return Flow.STOPPED
+            if self._failure is not None:
+                raise self._failure
+            if self.complete:
+                return Flow.ENDED
+            left = self._heard_at + patience - self._loop.time()
+            if left <= 0:
+                return Flow.SILENT
+            self._sink = sink
+            try:
+                await self._wait(left)
+            finally:
+                stopped = self._sink is None
+                self._sink = None
+            if self._error is not None:
+                raise self._error
+            if stopped:
+                return Flow.STOPPED
 
     def silent(self, seconds: float) -> TooSlow:
         """What to raise when nothing has come for so long."""
@@ -205,14 +254,7 @@ class Exchange:
     def take(self) -> bytes:
         """All bytes that have arrived; empty at the end. Only when `ready`. Raises as `read` does."""
         if self._chunks:
-            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            self._chunks.clear()
-            self._buffered = 0
-            if self._paused:
-                self._paused = False
-                if not self.complete:
-                    self.connection.resume()
-            return data
+            return self._collected()
         if self._failure is not None:
             raise self._failure
         return b""
@@ -226,17 +268,44 @@ class Exchange:
     def _undecided(self) -> bool:
         return not self._chunks and not self.complete and self._failure is None
 
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
+    def _collected(self) -> bytes:
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        if self._paused:
+            self._paused = False
+            if not self.complete:
+                self.connection.resume()
+        return data
+
+    async def _wait(self, timeout: float) -> bool:
+        """Sleep until something has happened; False if that took `timeout` seconds.
+
+        By hand, as every request and every answer pass here: `asyncio.timeout` is several times the work.
+        """
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._waiter = waiter
+        timer = self._loop.call_later(max(0.0, timeout), _expire, waiter)
         try:
-            await self._waiter
+            return await waiter
         finally:
+            timer.cancel()
             self._waiter = None
 
     def wake(self) -> None:
-        """Let the reader look again."""
+        """Let who waits look again; bytes go to who takes them as they come."""
+        if self._sink is not None and self._chunks:
+            self._heard_at = self._loop.time()
+            try:
+                more = self._sink(self._collected())
+            except Exception as error:  # noqa: BLE001 - it is the error of who waits, not of the connection
+                self._error, more = error, False
+            if not more:
+                self._sink = None
+            elif self._failure is None and not self.complete:
+                return
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(True)
 
     def fail(self, failure: UpstreamFailure) -> None:
         """The exchange will not come to its end."""
@@ -286,3 +355,8 @@ class Exchange:
     def on_message_complete(self) -> None:
         if self._started:
             self.end()
+
+
+def _expire(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(False)

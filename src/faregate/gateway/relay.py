@@ -14,7 +14,7 @@ from faregate.gateway.attempts import Attempts, Declined, LeftInLine
 from faregate.gateway.cancellation import stops_billing
 from faregate.gateway.client import Client
 from faregate.gateway.errors import ApiError, cut_short, upstream_unavailable
-from faregate.gateway.http1 import Exchange, NotReached, TooSlow, UpstreamFailure
+from faregate.gateway.http1 import Exchange, Flow, NotReached, TooSlow, UpstreamFailure
 from faregate.gateway.refusals import refusal_of
 from faregate.gateway.settlement import Outcome, Settler
 from faregate.gateway.sse import Reader, Splitter, decode_object, encode_object, text_of
@@ -167,12 +167,16 @@ class Relay:
     async def _note_header(self, outcome: Outcome, exchange: Exchange) -> None:
         generation_id = exchange.header(b"x-generation-id")
         if generation_id is not None:
-            await self.note(outcome, generation_id.decode("latin-1"))
+            await self.note(outcome, generation_id.decode("latin-1"), is_over=exchange.complete)
 
-    async def note(self, outcome: Outcome, generation_id: str) -> None:
-        """Keep OpenRouter's id before the first byte is relayed: from here on any node can ask what this cost."""
+    async def note(self, outcome: Outcome, generation_id: str, *, is_over: bool) -> None:
+        """Keep OpenRouter's id before the first byte is relayed: from here on any node can ask what this cost.
+
+        Of an answer that `is_over`, all here, the ledger hears in the very next call, which settles it.
+        """
         outcome.generation_id = generation_id
-        await self._ledger.note(outcome.facts.request_id, generation_id)
+        if not is_over:
+            await self._ledger.note(outcome.facts.request_id, generation_id)
 
     async def settle(self, outcome: Outcome, status: Status, reason: str | None = None) -> None:
         """Settle an exchange that is over, or park it when its cost is not known."""
@@ -208,78 +212,101 @@ class _Stream:
         self._splitter = Splitter()
         self._reader = Reader()
         self._drain = drain
+        self._silent = 0.0
+        self._unread = b""
+        """Events that have to be looked at."""
+        self._unsent = b""
+        """Events that need not, of a client that does not keep up."""
+        self._error: ApiError | None = None
+        """What the stream has ended on, as far as its client is concerned."""
 
     async def run(self) -> None:
         """Relay to the end of the stream; read on without the client if it leaves."""
-        client, exchange, splitter = self._client, self._exchange, self._splitter
+        client, exchange = self._client, self._exchange
         await client.start(200, b"text/event-stream", [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
+        if not exchange.has_more:
+            client.flush()
         client.on_gone(self._left)
         failure: UpstreamFailure | None = None
-        error: ApiError | None = None
         while True:
             try:
-                data = await self._next(quiet=error is not None)
+                flow = await exchange.flow(self._take, min(SILENCE_SECONDS, self._relay.patience - self._silent))
+                if flow is Flow.SILENT:
+                    await self._keep_alive()
             except UpstreamFailure as broken:
                 failure = broken
                 exchange.abort()
                 break
-            if not data:
+            if flow is Flow.ENDED:
                 break
-            if (block := splitter.feed(data)) and error is None:
-                error = await self._pass(block)
-            elif block:
-                # Nothing may follow an error event; but fees may still be told.
-                self._reader.read(block)
-                await self._learn()
+            if self._unsent:
+                unsent, self._unsent = self._unsent, b""
+                await client.send(unsent)
+            if self._unread:
+                unread, self._unread = self._unread, b""
+                await self._pass(unread)
             if not client.waiting:
                 self._left()
-        if (rest := splitter.rest()) and error is None:
-            error = await self._pass(rest)
-        await self._end(failure, error)
+        if rest := self._splitter.rest():
+            await self._pass(rest)
+        await self._end(failure)
 
-    async def _next(self, quiet: bool) -> bytes:
-        """What upstream sends next; empty at its end. Until then a client hears, unless `quiet`, that it is awaited.
+    def _take(self, data: bytes) -> bool:
+        """What upstream has just sent: pass on whole events where nobody has to look at them or wait for the client."""
+        self._silent = 0.0
+        block = self._splitter.feed(data)
+        if not block:
+            return True
+        if self._error is not None or not self._reader.skips(block):
+            self._unread = block
+            return False
+        if not self._client.write(block):
+            self._unsent = block
+            return False
+        return True
+
+    async def _keep_alive(self) -> None:
+        """Upstream is silent: tell a client that has not read the end that it is awaited. Raises `TooSlow` some day.
 
         The client has whole events alone, so a comment is between two of them whenever it comes.
         """
-        exchange, patience = self._exchange, self._relay.patience
-        silent = 0.0
-        while not await exchange.ready(min(SILENCE_SECONDS, patience - silent)):
-            silent += SILENCE_SECONDS
-            if silent >= patience:
-                raise exchange.silent(patience)
-            if not (quiet or self._reader.done):
-                await self._client.send(KEEP_ALIVE)
-        return exchange.take()
+        self._silent += SILENCE_SECONDS
+        if self._silent >= self._relay.patience:
+            raise self._exchange.silent(self._relay.patience)
+        if self._error is None and not self._reader.done:
+            await self._client.send(KEEP_ALIVE)
 
-    async def _pass(self, block: bytes) -> ApiError | None:
-        """Pass a block of whole events on; the upstream error in it, if there is one."""
+    async def _pass(self, block: bytes) -> None:
+        """Read a block of whole events, and pass it on unless an error has ended the stream for its client."""
         outcome, reader = self._outcome, self._reader
         passed = reader.read(block)
         if outcome.first_byte_at is None and reader.named:
             outcome.first_byte_at = time.monotonic()
         await self._learn()
+        if self._error is not None:
+            # Nothing may follow an error event; but fees may still be told.
+            return
         if passed.error is not None:
-            error = refusal_of(200, passed.error.get("error"), block, None, self._relay.contact)
-            await self._client.send(passed.data + error.event())
-            return error
+            self._error = refusal_of(200, passed.error.get("error"), block, None, self._relay.contact)
+            await self._client.send(passed.data + self._error.event())
+            return
         if reader.done and outcome.usage is not None:
             await self._relay.settle(outcome, self._status())
         await self._client.send(passed.data)
-        return None
 
     async def _learn(self) -> None:
         outcome, reader = self._outcome, self._reader
         outcome.provider, outcome.served_model = reader.provider, reader.model
-        if outcome.generation_id is None and reader.generation_id is not None:
-            await self._relay.note(outcome, reader.generation_id)
         if reader.usage is not None:
             # The last figures count, also where they are nonsense: those before them were not final.
             outcome.usage = read_usage(reader.usage)
             reader.usage = None
+        if outcome.generation_id is None and reader.generation_id is not None:
+            is_over = reader.done and outcome.usage is not None
+            await self._relay.note(outcome, reader.generation_id, is_over=is_over)
 
-    async def _end(self, failure: UpstreamFailure | None, error: ApiError | None) -> None:
-        outcome = self._outcome
+    async def _end(self, failure: UpstreamFailure | None) -> None:
+        outcome, error = self._outcome, self._error
         if not self._reader.done and not self._reader.usage_was_last:
             # The stream was cut, and more was generated after these figures: they are not the whole cost.
             outcome.usage = None

@@ -14,6 +14,7 @@ from faregate.gateway.identity import Gatekeeper, Headers
 from faregate.gateway.models import ModelList
 from faregate.gateway.relay import Relay
 from faregate.gateway.request import outgoing, parse_chat
+from faregate.http_wire import EXTENSION
 
 _log = logging.getLogger("faregate.requests")
 _crash = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ class Gateway:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
         request_id = self._new_id()
-        client = Client(request_id, receive, send, self._relay.patience, self._ledger_away)
+        wire = scope.get("extensions", {}).get(EXTENSION)
+        client = Client(request_id, receive, send, self._relay.patience, self._ledger_away, wire)
         admission: list[Admission] = []
         refused: ApiError | None = None
         try:

@@ -99,6 +99,14 @@ class Reader:
         self.named = False
         """Whether an event has come that says who serves; comments and keep-alives do not."""
 
+    def skips(self, block: bytes) -> bool:
+        """Whether a block of whole events can pass as it is, without being read; it counts as read then."""
+        if not self.named or b"[DONE]" in block or _suspect(block):
+            return False
+        if b"data:" in block and not self.done:
+            self.usage_was_last = False
+        return True
+
     def read(self, block: bytes) -> Block:
         """Pass a block of whole events, as bytes unless one of them has to change."""
         if _says_done(block):

@@ -105,3 +105,18 @@ async def test_an_event_that_lacks_nothing_but_its_end_is_given_one() -> None:
         record = await one.record()
     assert one.received == chunk("Groq") + chunk("Groq", USAGE) + DONE
     assert record.status is Status.COMPLETED
+
+
+async def test_events_behind_an_error_are_not_passed_on_however_they_come() -> None:
+    error = b'data: {"id":"gen-1","error":{"code":502,"message":"no"}}\n\n'
+    async with exchange(upstream := Dictated()) as one:
+        await upstream.say(STREAM + chunk("Groq"))
+        await one.until_received(chunk("Groq"))
+        await upstream.say(error)
+        await one.until_received(b'"param":null}}\n\n')
+        await upstream.say(chunk("Groq") * 3)
+        await upstream.say(DONE)
+        await upstream.end()
+        await one.record()
+    assert one.received.count(b'"content"') == 1
+    assert b"[DONE]" not in one.received

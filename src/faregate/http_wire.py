@@ -1,0 +1,108 @@
+"""An answer written straight to its connection: what `HttpProtocol` lends to applications of ours.
+
+ASGI asks for one `await send()` for each piece of an answer, with a dictionary in it. Here a piece is written in the
+turn of the loop in which it arrived, and what leaves in one turn leaves in one write.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+EXTENSION = "faregate.wire"
+"""Where a `Wire` is in the `extensions` of a scope."""
+
+
+class Server(Protocol):
+    """The connection, as its wires see it."""
+
+    loop: asyncio.AbstractEventLoop
+    gone: bool
+    on_gone: Callable[[], None] | None
+
+
+class Wire:
+    """Writes one answer. What is written when the client has gone is lost, as it is on any connection."""
+
+    __slots__ = ("_chunked", "_cycle", "_flushing", "_loop", "_pending", "_server")
+
+    def __init__(self, server: Server, cycle: RequestResponseCycle) -> None:
+        self._server = server
+        self._cycle = cycle
+        self._loop = server.loop
+        self._pending: list[bytes] = []
+        self._chunked = False
+        self._flushing = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the client keeps up with what is written."""
+        return not self._cycle.flow.write_paused
+
+    async def drained(self) -> None:
+        """Wait until it has caught up, or has gone."""
+        await self._cycle.flow.drain()
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the client leaves before the end of the answer; at once if it has."""
+        if self._server.gone:
+            callback()
+        else:
+            self._server.on_gone = callback
+
+    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, chunked: bool = True) -> None:
+        """Status and headers; they leave with the first piece, or with `flush`.
+
+        Without `chunked` there is a content-length among `headers`. Raises ValueError for a line break in a header.
+        """
+        cycle = self._cycle
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        self._chunked = chunked
+        lines = [STATUS_LINE[status]]
+        lines += [b"%b: %b\r\n" % header for header in cycle.default_headers]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        if chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        head = b"".join(lines)
+        if not head.count(b"\r") == head.count(b"\n") == len(lines) or b"\0" in head:
+            raise ValueError("a header of the answer has a line break in it")
+        self._pending.append(head + b"\r\n")
+
+    def write(self, data: bytes) -> None:
+        """A piece of the body. It leaves with the next `flush`."""
+        if self._chunked:
+            self._pending += (b"%x\r\n" % len(data), data, b"\r\n")
+        else:
+            self._pending.append(data)
+
+    def flush_soon(self) -> None:
+        """Have what waits written before this turn of the loop is over, with what else it brings."""
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def end(self) -> None:
+        """The answer is complete."""
+        cycle = self._cycle
+        if self._chunked:
+            self._pending.append(b"0\r\n\r\n")
+        self.flush()
+        self._server.on_gone = None
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._flushing = False
+        if self._pending:
+            data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+            self._pending.clear()
+            if not self._server.gone:
+                self._cycle.transport.write(data)
