@@ -9,7 +9,7 @@ from faregate.accounting.figures import ended, orphan, pending_row, unsettled_ro
 from faregate.accounting.finals import Finals
 from faregate.accounting.outbox import Outbox
 from faregate.accounting.spend import charge_of
-from faregate.ledger.counters import counters_for
+from faregate.ledger.counters import Concerned
 from faregate.ledger.port import AlreadySettled, Counter, Hold, Ledger, LedgerAway, ShapesChanged
 from faregate.policy.model import Meter
 from faregate.policy.rulebook import Rulebook, Shape
@@ -73,13 +73,13 @@ class Accountant:
         self._spend = spend
         self._outbox = outbox
         self._later = later
-        self._calendar = calendar
+        self._concerned = Concerned(calendar)
         self._rulebook = rulebook
         self._finals = finals
         self._clock = clock or SystemClock()
         self._learned: Rulebook | None = None
         self._taught: Iterable[Shape] | None = None
-        self._shapes: dict[Shape, None] = {}
+        self._shapes: tuple[Shape, ...] = ()
         self.shapes()
 
     async def settle(self, record: UsageRecord) -> bool:
@@ -182,7 +182,16 @@ class Accountant:
         for hold in await self._ledger.adopt(node, lease, now, TAKEN_OVER_AT_ONCE):
             await self._adopt(hold, None)
 
-    def shapes(self) -> Iterable[Shape]:
+    def counters(
+        self, user_id: str, groups: tuple[str, ...], models: tuple[str, ...], at: float
+    ) -> tuple[Counter, ...]:
+        """The counters that requests of this person for these models are held and charged on: see `shapes`.
+
+        `at` is when the request was admitted (epoch seconds). The same object for as long as nothing changes.
+        """
+        return self._concerned.by(self.shapes(), user_id, groups, models, at)
+
+    def shapes(self) -> tuple[Shape, ...]:
         """The shapes of limits that requests are held and charged on: those of this moment's rules, and all before.
 
         A shape stays when no rule has it any more: the ledger may still have its counters, and a rule that comes back
@@ -191,11 +200,16 @@ class Accountant:
         rulebook, taught = self._rulebook(), self._ledger.shapes
         if rulebook is not self._learned:
             self._learned = rulebook
-            self._shapes.update(dict.fromkeys(rulebook.shapes))
+            self._also(rulebook.shapes)
         if taught is not self._taught:
             self._taught = taught
-            self._shapes.update(dict.fromkeys(taught))
+            self._also(taught)
         return self._shapes
+
+    def _also(self, shapes: Iterable[Shape]) -> None:
+        known = dict.fromkeys((*self._shapes, *shapes))
+        if len(known) > len(self._shapes):
+            self._shapes = tuple(known)
 
     async def _charge(self, record: UsageRecord) -> bool:
         request_id = record.facts.request_id
@@ -217,23 +231,14 @@ class Accountant:
 
     def _charges(self, record: UsageRecord) -> list[tuple[Counter, int]]:
         facts = record.facts
-        counters = counters_for(
-            self.shapes(),
-            self._calendar,
-            user_id=facts.user_id,
-            groups=facts.groups,
-            models=record.counted_models(),
-            at=facts.admitted_at,
-        )
+        counters = self.counters(facts.user_id, facts.groups, record.counted_models(), facts.admitted_at)
         return [
             (counter, charge_of(record, counter.meter)) for counter in counters if counter.meter is not Meter.CONCURRENT
         ]
 
     async def _adopt(self, hold: Hold, row: UsageRecord | None) -> None:
         # Its counters are in the ledger, whatever the rules are now: see `shapes`.
-        self._shapes.update(
-            (Shape(counter.scope, counter.meter, counter.window, counter.models), None) for counter in hold.amounts
-        )
+        self._also(Shape(counter.scope, counter.meter, counter.window, counter.models) for counter in hold.amounts)
         if row is not None:
             known = row.generation_id or hold.generation_id
             self.look_after(altered(row, facts=hold.facts, generation_id=known))

@@ -13,7 +13,7 @@ from faregate.accounting.lease import LEASE_SECONDS
 from faregate.directory import Directory, User
 from faregate.gateway.errors import ApiError, bad_request, books_closed, ledger_away
 from faregate.gateway.identity import Caller
-from faregate.gateway.limits import claims_for, over_limit, rule_in_words
+from faregate.gateway.limits import Terms, over_limit, rule_in_words
 from faregate.gateway.request import ChatRequest
 from faregate.gateway.unbounded import evasion
 from faregate.ledger.fitting import refusal
@@ -94,6 +94,7 @@ class Admitter:
         self._salt = salt
         self._contact = contact
         self._on_outage = on_outage
+        self._terms = Terms()
         self.outcomes = Outcomes()
 
     async def admit(self, request_id: str, caller: Caller, request: ChatRequest) -> Admission:
@@ -117,7 +118,7 @@ class Admitter:
             stream=request.stream,
             chat_id=caller.chat_id,
             task=caller.task,
-            rules=(_resolution_in_words(resolution),),
+            rules=(resolution.words,),
         )
         try:
             models = self._permit(user, policy, request, facts, catalogue)
@@ -193,7 +194,9 @@ class Admitter:
             fixed_nano=bound.fixed_nano,
             nano_per_output_token=bound.nano_per_output_token,
         )
-        claims = claims_for(self._accountant.shapes(), self._calendar, resolution, facts, asked)
+        names = facts.names()
+        counters = self._accountant.counters(facts.user_id, facts.groups, names, facts.admitted_at)
+        claims = self._terms.claims(facts.user_id, names, counters, resolution, asked)
         answer = await self._reserve(facts, claims, wanted)
         if isinstance(answer, Refused):
             raise over_limit(answer, facts.admitted_at, self._calendar.zone, self._contact)
@@ -263,8 +266,3 @@ def _cap_wanted(request: ChatRequest, policy: Policy, models: list[Model], promp
 
 def _counts_dollars(policy: Policy) -> bool:
     return policy.enforcement is not Enforcement.SHADOW and any(limit.meter is Meter.USD for limit in policy.limits)
-
-
-def _resolution_in_words(resolution: Resolution) -> str:
-    source = f"group {resolution.group}" if resolution.via == "group" else resolution.via
-    return f"policy {resolution.policy.id} by {source}"

@@ -7,17 +7,14 @@ its templates leave an empty value where they have nothing. A header that stands
 import hashlib
 import hmac
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-import jwt
-from jwt.warnings import InsecureKeyLengthWarning
-
 from faregate.directory import Person
-from faregate.gateway.errors import ApiError, bad_key, no_person
+from faregate.gateway.errors import bad_key, no_person
+from faregate.gateway.tokens import Tokens
 from faregate.settings import Connection, IdentityMode, Settings
 
 USER_ID = b"x-openwebui-user-id"
@@ -32,8 +29,6 @@ CONNECTION_KEY = b"x-faregate-key"
 AUTHORIZATION = b"authorization"
 
 _log = logging.getLogger(__name__)
-# Said once at the start, for each secret, in words that name the setting; not on the way of every request.
-warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
 SHORTEST_SECRET = 32
 """Bytes of an HS256 secret (RFC 7518, section 3.2)."""
 
@@ -41,8 +36,6 @@ _PLAIN = (USER_ID, USER_EMAIL, USER_NAME, USER_ROLE)
 _READ = frozenset({*_PLAIN, USER_JWT, CHAT_ID, TASK, GROUPS, CONNECTION_KEY, AUTHORIZATION})
 
 ISSUER = "open-webui"
-LEEWAY = 60
-"""Seconds by which the clocks of Open WebUI and of this machine may differ."""
 LONGEST = 256
 """Characters of what is told about a person: longer is nobody's name, and records keep it."""
 MOST_GROUPS = 100
@@ -59,6 +52,8 @@ class Caller:
 
 class Headers:
     """The headers of a request that identity reads, decoded; the names of those that stand twice."""
+
+    __slots__ = ("_present", "_repeated", "_values")
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._values: dict[bytes, str] = {}
@@ -83,7 +78,7 @@ class Headers:
 
     def repeated(self, names: Iterable[bytes]) -> bool:
         """Whether any of `names` stands more than once."""
-        return any(name in self._repeated for name in names)
+        return bool(self._repeated) and not self._repeated.isdisjoint(names)
 
 
 class Gatekeeper:
@@ -94,10 +89,13 @@ class Gatekeeper:
         self._connections = [
             (connection.name, _digest(connection.key.get_secret_value())) for connection in connections
         ]
-        self._jwt_secrets = settings.jwt_secrets()
+        self._known_keys: dict[str, str] = {}
+        signed = settings.jwt_secrets()
+        self._signed = Tokens(signed, required=("sub", "iss", "exp"), issuer=ISSUER)
         session = settings.webui_secret_key
-        self._session_secrets = () if session is None else (session.get_secret_value(),)
-        if any(len(secret.encode()) < SHORTEST_SECRET for secret in (*self._jwt_secrets, *self._session_secrets)):
+        sessions = () if session is None else (session.get_secret_value(),)
+        self._sessions = Tokens(sessions, required=("id",), issuer=None)
+        if any(len(secret.encode()) < SHORTEST_SECRET for secret in (*signed, *sessions)):
             _log.warning("A secret that signs identities is shorter than %d bytes: it can be guessed.", SHORTEST_SECRET)
         self._person: Callable[[str, Headers], Person] = {
             IdentityMode.HEADERS: self._from_headers,
@@ -116,6 +114,8 @@ class Gatekeeper:
             repeated = headers.repeated((AUTHORIZATION,))
         if key is None or repeated:
             raise bad_key(f"This request has no connection key. Send the key of a connection in {where}.")
+        if (known := self._known_keys.get(key)) is not None:
+            return known
         digest = _digest(key)
         name: str | None = None
         for candidate, expected in self._connections:
@@ -124,6 +124,8 @@ class Gatekeeper:
                 name = candidate
         if name is None:
             raise bad_key(f"This connection key is not known. Check the key that is sent in {where}.")
+        # Only keys that are right get here: there are no more of them than connections.
+        self._known_keys[key] = name
         return name
 
     def caller(self, connection: str, headers: Headers) -> Caller:
@@ -166,7 +168,7 @@ class Gatekeeper:
                 "This request does not prove who is asking. In Open WebUI, set ENABLE_FORWARD_USER_INFO_HEADERS=true "
                 "and FORWARD_USER_INFO_HEADER_JWT_SECRET to the secret that this gateway knows."
             )
-        claims = _verified(token, self._jwt_secrets, required=("sub", "iss", "exp"), issuer=ISSUER)
+        claims = self._signed.claims(token)
         return _person(
             connection,
             _claim(claims, "sub"),
@@ -187,7 +189,7 @@ class Gatekeeper:
                 "This request carries an API key of Open WebUI, which proves nobody here. Use a session of Open WebUI, "
                 "or ask your administrator for another way."
             )
-        claims = _verified(token, self._session_secrets, required=("id",), issuer=None)
+        claims = self._sessions.claims(token)
         subject = _claim(claims, "id")
         # The token names nobody but the id; the rest is taken from plain headers if they are about the same person.
         same = subject is not None and headers.get(USER_ID) == subject
@@ -222,37 +224,6 @@ def _person(
         name=name[:LONGEST] if name else None,
         role=role[:LONGEST] if role else None,
         groups=groups,
-    )
-
-
-def _verified(token: str, secrets: Sequence[str], *, required: Sequence[str], issuer: str | None) -> dict[str, Any]:
-    """The claims of an HS256 token that one of `secrets` signed. Raises `ApiError` (403)."""
-    failure = "it is not signed with a secret that this gateway knows"
-    for secret in secrets:
-        try:
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                secret,
-                algorithms=["HS256"],
-                issuer=issuer,
-                leeway=LEEWAY,
-                options={"require": list(required), "verify_aud": False},
-            )
-        except jwt.InvalidSignatureError:
-            continue
-        except jwt.ExpiredSignatureError:
-            failure = "it has expired; check the clocks of both machines"
-        except jwt.InvalidIssuerError:
-            failure = "it was not issued by Open WebUI"
-        except jwt.MissingRequiredClaimError as error:
-            failure = f"it lacks the claim {error.claim}"
-        except jwt.InvalidTokenError:
-            failure = "it cannot be read as an HS256 token"
-        else:
-            return claims
-        break
-    raise ApiError(
-        403, f"The identity that this request carries is refused: {failure}.", "permission_error", "identity_refused"
     )
 
 

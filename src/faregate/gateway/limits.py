@@ -1,18 +1,16 @@
 """The limits that a request meets: its claims on the counters, and the answer when one of them does not fit."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from faregate.gateway.errors import ApiError
-from faregate.ledger.counters import counters_for
 from faregate.ledger.port import Claim, Counter, Refused
 from faregate.policy.explain import refusal_sentence
 from faregate.policy.model import Enforcement, Meter, Scope, Window
 from faregate.policy.rulebook import Resolution, Shape
-from faregate.policy.windows import Calendar
 from faregate.pricing.bound import Bound
 from faregate.pricing.estimate import EXPECTED_OUTPUT_TOKENS
-from faregate.records import Facts
 
 # A request that breaks several limits is refused by the one that lasts longest: the others' reset would not help.
 _LASTING = {
@@ -33,38 +31,67 @@ RETRY_NEVER = 86_400
 """Where no reset will help, such as of a total: an administrator may change the limit any day."""
 
 
-def claims_for(
-    shapes: Iterable[Shape], calendar: Calendar, resolution: Resolution, facts: Facts, asked: Bound
-) -> list[Claim]:
-    """The claims on every counter that concerns a request that asks for `asked`, those that last longest first.
+MOST_REMEMBERED = 16_384
+"""People, each with models, whose terms are remembered."""
 
-    Counters that no limit of the person's own policy is about are held as well, without a limit: others may be
-    limited by them, such as by the pool of a group.
-    """
-    enforcement = resolution.policy.enforcement
-    soft = enforcement is Enforcement.SOFT
+
+class _Term(NamedTuple):
+    counter: Counter
+    meter: Meter
+    limit: int | None
+
+
+class _Terms(NamedTuple):
+    counters: tuple[Counter, ...]
+    resolution: Resolution
+    terms: list[_Term]
+
+
+class Terms:
+    """What each counter asks of a request: worked out once for as long as neither counters nor rules change."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, tuple[str, ...]], _Terms] = {}
+
+    def claims(
+        self,
+        user_id: str,
+        models: tuple[str, ...],
+        counters: tuple[Counter, ...],
+        resolution: Resolution,
+        asked: Bound,
+    ) -> list[Claim]:
+        """The claims on `counters` of a request that asks for `asked`, those that last longest first.
+
+        Counters that no limit of the person's own policy is about are held as well, without a limit: others may be
+        limited by them, such as by the pool of a group.
+        """
+        key = user_id, models
+        known = self._known.get(key)
+        if known is None or known.counters is not counters or known.resolution is not resolution:
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            known = self._known[key] = _Terms(counters, resolution, _terms(counters, resolution))
+        return _claims(known.terms, resolution.policy.enforcement, asked)
+
+
+def _terms(counters: Sequence[Counter], resolution: Resolution) -> list[_Term]:
+    terms = []
+    for counter in sorted(counters, key=lambda counter: _LASTING[counter.window]):
+        shape = Shape(counter.scope, counter.meter, counter.window, counter.models)
+        terms.append(_Term(counter, counter.meter, resolution.limit_for(shape, counter.scope_id)))
+    return terms
+
+
+def _claims(terms: list[_Term], enforcement: Enforcement, asked: Bound) -> list[Claim]:
+    soft, enforce = enforcement is Enforcement.SOFT, enforcement is not Enforcement.SHADOW
     amounts = {
         Meter.REQUESTS: (1, 0),
         Meter.CONCURRENT: (1, 0),
         Meter.TOKENS: (asked.prompt_tokens + EXPECTED_OUTPUT_TOKENS, 0) if soft else (asked.prompt_tokens, 1),
         Meter.USD: (asked.fixed_nano, asked.nano_per_output_token),
     }
-    counters = counters_for(
-        shapes,
-        calendar,
-        user_id=facts.user_id,
-        groups=facts.groups,
-        models=facts.names(),
-        at=facts.admitted_at,
-    )
-    counters.sort(key=lambda counter: _LASTING[counter.window])
-    claims = []
-    for counter in counters:
-        fixed, per_output_token = amounts[counter.meter]
-        shape = Shape(counter.scope, counter.meter, counter.window, counter.models)
-        limit = resolution.limit_for(shape, counter.scope_id)
-        claims.append(Claim(counter, fixed, per_output_token, limit, enforcement is not Enforcement.SHADOW))
-    return claims
+    return [Claim(counter, *amounts[meter], limit, enforce) for counter, meter, limit in terms]
 
 
 def over_limit(refused: Refused, now: float, zone: ZoneInfo, contact: str) -> ApiError:

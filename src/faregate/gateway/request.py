@@ -5,6 +5,7 @@ unchanged. Everything below is decoded from one dictionary and sent from the sam
 or is spelled with escapes, means the same to us and to upstream.
 """
 
+import re
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeVar
@@ -16,6 +17,7 @@ from faregate.pricing.bound import Ceiling
 
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _null = b"null"
+_EMPTY_LIST = re.compile(rb"\[\s*\]")
 _T = TypeVar("_T")
 
 _HAIR = Decimal("0.000001")
@@ -71,8 +73,8 @@ def parse_chat(body: bytes) -> ChatRequest:
     if fields.get("prompt") is not None and bytes(fields["prompt"]) != _null:
         # Upstream takes one or the other: what it would make of both is not known, so no hold could be for it.
         raise bad_request("The request should have messages, and no prompt beside them.", "prompt")
-    messages = fields.get("messages")
-    if messages is None or not bytes(messages).startswith(b"[") or bytes(messages).translate(None, b" \t\r\n") == b"[]":
+    messages = bytes(fields.get("messages") or b"")
+    if not messages.startswith(b"[") or _EMPTY_LIST.match(messages):
         raise bad_request("The request should have messages: a list with at least one message.", "messages")
     if (choices := _typed(fields, "n", int)) is not None and choices != 1:
         raise bad_request("n should be 1: the gateway asks for one answer per request.", "n")

@@ -30,6 +30,11 @@ class Resolution:
     group: str | None
     amounts: Mapping[Shape, int]
 
+    @property
+    def words(self) -> str:
+        """How the policy came to the person, for records."""
+        return f"policy {self.policy.id} by {self.via if self.group is None else f'group {self.group}'}"
+
     def limit_for(self, shape: Shape, scope_id: str) -> int | None:
         """The limit on the counter of `shape` for `scope_id`; None counts without a limit.
 
@@ -53,6 +58,7 @@ class Rulebook:
             dict.fromkeys(_shape(limit) for policy in by_id.values() for limit in policy.limits)
         )
         self._amounts = {policy.id: _amounts(policy) for policy in by_id.values()}
+        self._resolutions: dict[tuple[str, Via, str | None], Resolution] = {}
         # A policy that is gone does not hide the next rule.
         self._by_group = {rule.group: rule for rule in reversed(self.group_policies) if rule.policy_id in by_id}
 
@@ -67,7 +73,12 @@ class Rulebook:
         return self._resolution(DEFAULT_POLICY_ID, "default")
 
     def _resolution(self, policy_id: str, via: Via, group: str | None = None) -> Resolution:
-        return Resolution(self.policies[policy_id], via, group, self._amounts[policy_id])
+        # The same object each time: what was worked out for it can be found again.
+        key = policy_id, via, group
+        if (known := self._resolutions.get(key)) is None:
+            known = Resolution(self.policies[policy_id], via, group, self._amounts[policy_id])
+            self._resolutions[key] = known
+        return known
 
 
 def _rank(rule: GroupPolicy) -> tuple[int, str]:

@@ -91,7 +91,7 @@ _KEYS = {
 """Under which key a part has its medium. `source` is Anthropic's."""
 
 _PAYLOADS = ("url", "data", "file_data")
-_MEDIA_KEY = re.compile(b'"(?:' + "|".join(_KEYS).encode() + b')"')
+_MEDIA_KEYS = tuple(f'"{key}"'.encode() for key in _KEYS)
 _ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
 _MEDIA_TYPES = {
     "image": _Kind.IMAGE,
@@ -113,7 +113,8 @@ def prompt_bound(raw_messages: bytes, raw_tools: bytes | None = None, other: Ite
     """
     tokens, spelled = _text(raw_messages)
     tokens += TEMPLATE_TOKENS
-    may_hold_media = spelled or _MEDIA_KEY.search(raw_messages) is not None
+    # Some searches for a word are a tenth of the work of one regular expression for all of them.
+    may_hold_media = spelled or any(key in raw_messages for key in _MEDIA_KEYS)
     long_cache = spelled or _says_1h(raw_messages)
     if raw_tools is not None:
         tokens += TOOL_TEMPLATE_TOKENS

@@ -4,8 +4,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from faregate.gateway.limits import claims_for, over_limit
-from faregate.ledger.port import Counter, Refused
+from faregate.gateway.limits import Terms, over_limit
+from faregate.ledger.counters import Concerned
+from faregate.ledger.port import Claim, Counter, Refused
 from faregate.policy.model import Enforcement, Limit, Meter, Policy, Scope, Window
 from faregate.policy.rulebook import Rulebook
 from faregate.policy.windows import Calendar
@@ -29,10 +30,17 @@ FACTS = Facts(
 DAY = Counter(Scope.USER, "u", Meter.USD, Window.DAY, (), int(NOON) - 43_200, int(NOON) + 43_200)
 
 
+def asked(terms: Terms, book: Rulebook, assigned: str | None = "p") -> list[Claim]:
+    """The claims of the request under these rules."""
+    names = FACTS.names()
+    counters = Concerned(Calendar(ZONE)).by(book.shapes, FACTS.user_id, FACTS.groups, names, NOON)
+    return terms.claims(FACTS.user_id, names, counters, book.resolve(assigned, FACTS.groups), BOUND)
+
+
 def claims(*policies: Policy, assigned: str | None = "p") -> dict[str, tuple[int, int, int | None, bool]]:
     """What is claimed, by scope, meter and window."""
     book = Rulebook(policies, [])
-    found = claims_for(book.shapes, Calendar(ZONE), book.resolve(assigned, FACTS.groups), FACTS, BOUND)
+    found = asked(Terms(), book, assigned)
     return {
         f"{c.counter.scope} {c.counter.meter} {c.counter.window}": (c.fixed, c.per_output_token, c.limit, c.enforce)
         for c in found
@@ -50,6 +58,14 @@ LIMITS = (
     Limit(Meter.TOKENS, Window.DAY, 1_000),
     Limit(Meter.USD, Window.MONTH, 900, Scope.GROUP),
 )
+
+
+def test_new_rules_apply_to_the_next_request_whatever_was_remembered() -> None:
+    terms = Terms()
+    for amount in (900, 901):
+        book = Rulebook([policy(Limit(Meter.USD, Window.DAY, amount))], [])
+        assert [claim.limit for claim in asked(terms, book)] == [amount]
+    assert [claim.limit for claim in asked(terms, book, "other")] == [None]
 
 
 def test_strict_claims_the_bound_on_every_meter_longest_window_first() -> None:
