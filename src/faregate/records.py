@@ -110,10 +110,13 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
         OpenRouter may answer under a name that nobody listed; then every candidate is charged, never none.
         """
-        for family in self.facts.families():
-            if self.served_model in family:
-                return family
-        return self.facts.names()
+        facts, served = self.facts, self.served_model
+        candidates = facts.candidates or (facts.model,)
+        if served is not None:
+            for name, others in zip(candidates, facts.aliases or ((),) * len(candidates), strict=True):
+                if served == name or served in others:
+                    return (name, *others)
+        return facts.names()
 
 
 Row = TypeVar("Row", Facts, UsageRecord)

@@ -28,6 +28,6 @@ def person(subject="u-1", *, seen=NOON, **more):
 
 def record(request_id="r-1", *, at=NOON, user_id="zoe", model="openai/gpt-4o", status=Status.COMPLETED, **more):
     facts = {"email": "zoe@example.com", "groups": ("staff",), "candidates": (model,), "rules": ("policy calm",)}
-    facts |= {name: more.pop(name) for name in list(more) if name in Facts.__dataclass_fields__}
+    facts |= {name: more.pop(name) for name in list(more) if name in Facts.__struct_fields__}
     known = Facts(request_id, at, "owui", user_id, policy_id="calm", model=model, **facts)
     return UsageRecord(known, status, **more)

@@ -23,7 +23,7 @@ from faregate.store.errors import StoreUnavailable
 
 BATCH_ROWS = 500
 GROUP_SECONDS = 0.05
-"""A row waits at most this long for company."""
+"""How long a row waits for company on its way to a database in this process."""
 
 FIRST_PATIENCE = 0.25
 MOST_PATIENCE = 5.0
@@ -75,12 +75,15 @@ class Outbox:
         keeper: Keeper | None = None,
         *,
         late: Callable[[UsageRecord], None] | None = None,
+        group_seconds: float = GROUP_SECONDS,
         clock: Clock | None = None,
     ) -> None:
-        """`late` charges a record again whose era was over when the database saw it."""
+        """`late` charges a record again whose era was over when the database saw it. A row waits at most
+        `group_seconds` for company."""
         self._store = store
         self._keeper = keeper
         self._late = late
+        self._group_seconds = group_seconds
         self._clock = clock or SystemClock()
         # Ordered dicts, not plain ones: those step over every deleted key to find their first.
         self._users: OrderedDict[str, _Entry] = OrderedDict()
@@ -178,7 +181,7 @@ class Outbox:
         patience = FIRST_PATIENCE
         while not self._stopping.is_set():
             await self._clock.wait(self._work, None)
-            await self._clock.wait(self._full, GROUP_SECONDS)
+            await self._clock.wait(self._full, self._group_seconds)
             try:
                 await self._write_batch()
                 patience = FIRST_PATIENCE

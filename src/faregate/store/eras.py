@@ -22,7 +22,11 @@ def is_fenced(record: UsageRecord) -> bool:
 
 async def current(connection: AsyncConnection) -> int:
     """The era of this moment."""
-    value = await connection.scalar(select(meta.c.value).where(meta.c.key == KEY))
+    return told(await connection.scalar(select(meta.c.value).where(meta.c.key == KEY)))
+
+
+def told(value: str | int | None) -> int:
+    """The era that the database told."""
     if value is None:
         raise StoreError("the database has lost the number of its era: restore the table meta from a backup")
     return int(value)

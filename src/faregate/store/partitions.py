@@ -118,13 +118,12 @@ async def drop_before(connection: AsyncConnection, instant: float, dropping: Dro
     return [month.table for month in old]
 
 
-def is_missing(error: DBAPIError) -> bool:
-    """Whether `error` says that a record belongs to a month that is not there."""
-    if not isinstance(error.orig, EmulatedDBAPIException):
-        return False
-    raised = error.orig.driver_exception
+def is_missing(error: Exception) -> bool:
+    """Whether `error` says that a record belongs to a month that is not there. It may be the driver's own."""
+    if isinstance(error, DBAPIError) and isinstance(error.orig, EmulatedDBAPIException):
+        error = error.orig.driver_exception
     # By the code: the message is in the language of the server.
-    return getattr(raised, "sqlstate", None) == _CHECK_VIOLATION and getattr(raised, "constraint_name", None) is None
+    return getattr(error, "sqlstate", None) == _CHECK_VIOLATION and getattr(error, "constraint_name", None) is None
 
 
 async def _make(connection: AsyncConnection, wanted: set[Month]) -> None:

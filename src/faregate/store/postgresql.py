@@ -31,6 +31,14 @@ async def connect(url: str) -> Any:
         raise StoreError(f"DATABASE_URL cannot be used ({error}): correct it") from error
 
 
+def driver_errors() -> tuple[type[Exception], ...]:
+    """What the driver itself raises; beside these there are OSError and TimeoutError."""
+    # Not on top, as above.
+    import asyncpg
+
+    return asyncpg.PostgresError, asyncpg.InterfaceError
+
+
 def is_our_fault(error: Exception) -> bool:
     """Whether a statement or a value was wrong, so that the server would refuse it again. `error` is the driver's."""
     sqlstate: str | None = getattr(error, "sqlstate", None)

@@ -1,35 +1,65 @@
 """The rows of usage records: how they are written, claimed, and become records again."""
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Insert, bindparam, or_, select, text, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from faregate.records import Facts, Source, Status, UsageRecord
-from faregate.store import partitions
+from faregate.store import inserts, partitions
 from faregate.store.chunks import chunks
 from faregate.store.eras import is_fenced
 from faregate.store.tables import usage_records
-from faregate.store.types import Instant
-from faregate.store.upsert import upsert
+from faregate.store.types import microseconds_of
+from faregate.store.values import Values, values_of
 
 _row = usage_records.c
 _PENDING = _row.status == Status.PENDING.value
-_KEY = ("request_id", "ts")
-_REST = tuple(column.name for column in usage_records.columns if column.name not in _KEY)
 _HOUR_SECONDS = 3600
-_TOUCH = text(
-    "INSERT INTO stale_hours (hour, touched) VALUES (:hour, 1)"
-    " ON CONFLICT (hour) DO UPDATE SET touched = stale_hours.touched + 1"
-).bindparams(bindparam("hour", type_=Instant))
-_OF_FACTS = ("user_id", "email", "connection", "groups", "policy_id", "rules", "model", "task", "chat_id", "stream")
-_OF_RECORD = tuple(
+_AS_THEY_ARE = tuple(
     name for name in UsageRecord.__struct_fields__ if name not in {"facts", "status", "source", "outcome"}
 )
+
+
+class Batch(NamedTuple):
+    """What is to be written of some records: at most one of each request, in the order in which rows are locked."""
+
+    records: list[UsageRecord]
+    late: list[UsageRecord]
+    """Charged in an era that is over: not to be written any more."""
+
+    def values(self, node: str) -> list[Values]:
+        """The rows. What is pending belongs to `node`."""
+        return [values_of(record, node) for record in self.records]
+
+    def hours(self) -> list[int]:
+        """The hours of what is final, ascending, which are to be added up anew (microseconds since the epoch)."""
+        instants = {record.facts.admitted_at for record in self.records if record.status is not Status.PENDING}
+        return [microseconds_of(hour) for hour in sorted({at // _HOUR_SECONDS * _HOUR_SECONDS for at in instants})]
+
+    def instants(self) -> list[float]:
+        """When what is to be written was admitted (seconds since the epoch)."""
+        return [record.facts.admitted_at for record in self.records]
+
+
+def batch(records: Sequence[UsageRecord], era: int) -> Batch:
+    """What is to be written of `records` in `era`: of a request the first that is final, else the last that is not."""
+    late: dict[str, UsageRecord] = {}
+    kept: dict[str, UsageRecord] = {}
+    for record in records:
+        request_id = record.facts.request_id
+        if record.era < era and is_fenced(record):
+            late[request_id] = record
+            continue
+        before = kept.get(request_id)
+        if before is None or before.status is Status.PENDING:
+            kept[request_id] = record
+    # Sorted, so that two writers lock rows in the same order.
+    return Batch([kept[request_id] for request_id in sorted(kept)], list(late.values()))
 
 
 async def write(
@@ -41,21 +71,22 @@ async def write(
     among the final rows. The hours of what is final are stale from now on; who adds one up waits until this
     transaction has ended.
     """
-    late = {record.facts.request_id: record for record in records if _is_late(record, era)}
-    kept: dict[str, UsageRecord] = {}
-    for record in records:
-        before = kept.get(record.facts.request_id)
-        if not _is_late(record, era) and (before is None or before.status is Status.PENDING):
-            kept[record.facts.request_id] = record
-    if kept:
-        statement = upsert(connection, usage_records, key=_KEY, update=_REST, where=_PENDING)
-        # Sorted, so that two writers lock rows in the same order.
-        await _insert(connection, statement, [_values(kept[request_id], node) for request_id in sorted(kept)])
-    # One that was written in its era, unnoticed by its writer, is in the sums: charging it again would count it twice.
-    done = await settled(connection, list(late))
-    # Last, as all nodes write to the same few hours: each has them locked from here to the end of its transaction.
-    await _touch(connection, kept.values())
-    return [record for request_id, record in late.items() if request_id not in done]
+    some = batch(records, era)
+    if some.records:
+        if connection.dialect.name == "postgresql":
+            await _insert_at_once(connection, some, node)
+        else:
+            await _insert_one_by_one(connection, some, node)
+    return await unwritten(connection, some.late)
+
+
+async def unwritten(connection: AsyncConnection, late: Sequence[UsageRecord]) -> list[UsageRecord]:
+    """Those of `late` that have no final row.
+
+    One that was written in its era, unnoticed by its writer, is in the sums: charging it again would count it twice.
+    """
+    done = await settled(connection, [record.facts.request_id for record in late])
+    return [record for record in late if record.facts.request_id not in done]
 
 
 async def settled(connection: AsyncConnection, request_ids: Sequence[str]) -> set[str]:
@@ -83,56 +114,33 @@ async def claim(connection: AsyncConnection, node: str, alive: Sequence[str], li
     return [_record(row) for row in rows]
 
 
-async def _insert(connection: AsyncConnection, statement: Insert, values: list[dict[str, Any]]) -> None:
-    """Run `statement`, and again once the months that it lacked are made."""
-    if connection.dialect.name != "postgresql":
-        await connection.execute(statement, values)
-        return
+async def _insert_one_by_one(connection: AsyncConnection, some: Batch, node: str) -> None:
+    """Write to SQLite."""
+    rows = [inserts.parameters(values) for values in some.values(node)]
+    written = await connection.exec_driver_sql(inserts.SQLITE, rows)
+    hours = some.hours()
+    if written.rowcount and hours:
+        await connection.exec_driver_sql(inserts.SQLITE_TOUCH, [(hour,) for hour in hours])
+
+
+async def _insert_at_once(connection: AsyncConnection, some: Batch, node: str) -> None:
+    """Write to PostgreSQL, and again once the months that it lacked are made."""
+    arguments = (inserts.document(some.values(node)), some.hours())
     try:
         async with connection.begin_nested():
-            await connection.execute(statement, values)
+            await connection.exec_driver_sql(inserts.POSTGRESQL, arguments)
     except DBAPIError as error:
         if not partitions.is_missing(error):
             raise
         # Outside of the savepoint, which has let go of the rows that it locked: others may wait for them who make
         # a month too.
-        await partitions.ensure(connection, [row["ts"] for row in values])
-        await connection.execute(statement, values)
-
-
-async def _touch(connection: AsyncConnection, records: Iterable[UsageRecord]) -> None:
-    """Let the hours of what is final among `records` be added up anew."""
-    final = (record for record in records if record.status is not Status.PENDING)
-    hours = {record.facts.admitted_at // _HOUR_SECONDS * _HOUR_SECONDS for record in final}
-    if hours:
-        # Sorted, for the same reason as rows are.
-        await connection.execute(_TOUCH, [{"hour": hour} for hour in sorted(hours)])
-
-
-def _is_late(record: UsageRecord, era: int) -> bool:
-    return is_fenced(record) and record.era < era
-
-
-def _values(record: UsageRecord, node: str) -> dict[str, Any]:
-    facts = record.facts
-    values = {name: getattr(facts, name) for name in _OF_FACTS}
-    values |= {name: getattr(record, name) for name in _OF_RECORD}
-    is_pending = record.status is Status.PENDING
-    return values | {
-        "request_id": facts.request_id,
-        "ts": facts.admitted_at,
-        "models": record.counted_models(),
-        "status": record.status.value,
-        "outcome": None if record.outcome is None else record.outcome.value,
-        "source": None if record.source is None else record.source.value,
-        "node": node if is_pending else None,
-        "facts": msgspec.json.encode(facts).decode() if is_pending else None,
-    }
+        await partitions.ensure(connection, some.instants())
+        await connection.exec_driver_sql(inserts.POSTGRESQL, arguments)
 
 
 def _record(row: Any) -> UsageRecord:
     facts = msgspec.convert(json.loads(row["facts"]), Facts)
-    known = {name: row[name] for name in _OF_RECORD}
+    known = {name: row[name] for name in _AS_THEY_ARE}
     outcome = None if row["outcome"] is None else Status(row["outcome"])
     source = None if row["source"] is None else Source(row["source"])
     return UsageRecord(facts=facts, status=Status(row["status"]), source=source, outcome=outcome, **known)

@@ -43,6 +43,7 @@ from faregate.store.reports import Every, Report
 from faregate.store.rollups import By
 from faregate.store.unbroken import unbroken
 from faregate.store.usage import PAYER, ChargedRow, Payer, SpendRow, UsageQuery, UsageRow
+from faregate.store.writer import Writer
 
 __all__ = ["AuditRow", "Change", "ChargedRow", "Snapshot", "SpendRow", "Store", "UsageQuery", "UsageRow"]
 
@@ -66,6 +67,7 @@ class Store:
         self._node = node
         self._reader = engine
         self._writer = engine.execution_options(**{WRITES: True})
+        self._records = Writer(engine, node) if engine.dialect.name == "postgresql" else None
         self._pulse = Pulse(self._answers)
 
     @classmethod
@@ -88,6 +90,8 @@ class Store:
 
     async def close(self) -> None:
         """Give all connections back."""
+        if self._records is not None:
+            await self._records.close()
         await self._reader.dispose()
 
     async def ping(self, patience: float = PING_SECONDS) -> None:
@@ -164,6 +168,9 @@ class Store:
         request id only while that is `pending`. Late is what was charged in an era that is over, unless it was written
         before that ended.
         """
+        if self._records is not None and not people:
+            with reported():
+                return await self._records.write(records)
         async with self._write() as connection:
             era = await eras.hold(connection) if any(map(eras.is_fenced, records)) else eras.FIRST
             changed = await users.write(connection, people)

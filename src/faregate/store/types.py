@@ -16,6 +16,7 @@ from faregate.records import PICO
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _PICO_PER_DOLLAR = 10**12
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 _UNKEEPABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -25,6 +26,16 @@ def microseconds_of(seconds: float) -> int:
     Calendar windows begin on whole seconds: rounding up could move a record into a window that was not charged.
     """
     return min(round(seconds * 1_000_000), (math.floor(seconds) + 1) * 1_000_000 - 1)
+
+
+def pico_of(dollars: Decimal) -> int:
+    """`dollars` in whole pico-dollars, nearest."""
+    return int(dollars.quantize(PICO, rounding=ROUND_HALF_UP) * _PICO_PER_DOLLAR)
+
+
+def compact(names: Sequence[str]) -> str:
+    """A list of strings as `Names` keeps it."""
+    return _COMPACT.encode(list(names))
 
 
 def keepable(text: str) -> str:
@@ -72,8 +83,9 @@ class Money(TypeDecorator[Decimal]):
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
         if value is None:
             return None
-        exact = value.quantize(PICO, rounding=ROUND_HALF_UP)
-        return exact if dialect.name == "postgresql" else int(exact * _PICO_PER_DOLLAR)
+        if dialect.name == "postgresql":
+            return value.quantize(PICO, rounding=ROUND_HALF_UP)
+        return pico_of(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> Decimal | None:
         if value is None or isinstance(value, Decimal):
@@ -101,7 +113,7 @@ class Names(TypeDecorator[tuple[str, ...]]):
     cache_ok = True
 
     def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(list(value), separators=(",", ":"))
+        return None if value is None else compact(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> tuple[str, ...] | None:
         return None if value is None else tuple(json.loads(value))

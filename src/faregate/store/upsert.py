@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Insert, SelectBase, Table
+from sqlalchemy import Insert, SelectBase, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,9 +18,8 @@ def upsert(
     *,
     key: Sequence[str],
     update: Sequence[str],
-    where: ColumnElement[bool] | None = None,
 ) -> Insert:
-    """Insert a row; where `key` is taken, set the columns `update` of the row that is there, if `where` holds for it.
+    """Insert a row; where `key` is taken, set the columns `update` of the row that is there.
 
     The table should have no other unique key: two that insert at once would break that one.
     """
@@ -28,7 +27,6 @@ def upsert(
     return statement.on_conflict_do_update(
         index_elements=key,
         set_={name: statement.excluded[name] for name in update},
-        where=where,
     )
 
 

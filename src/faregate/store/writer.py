@@ -1,0 +1,102 @@
+"""Writes batches of records alone to PostgreSQL: one statement each, which is a transaction of its own.
+
+It goes over a connection of the pool that it keeps: to have one tried, begun, committed and given back for every batch
+took more work than the batch. Whether it is still there shows when it is used; a batch is harmless to repeat.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from faregate.records import UsageRecord
+from faregate.store import eras, inserts, partitions, postgresql, rows
+from faregate.store.errors import StoreUnavailable
+
+
+class Writer:
+    """Keeps the records of one node. Of several batches at once each waits for its turn."""
+
+    def __init__(self, engine: AsyncEngine, node: str) -> None:
+        self._engine = engine
+        self._node = node
+        self._turn = asyncio.Lock()
+        self._kept: AsyncConnection | None = None
+        self._driver: Any = None
+        self._errors = postgresql.driver_errors()
+
+    async def write(self, records: Sequence[UsageRecord]) -> list[UsageRecord]:
+        """Keep `records`, all or nothing, and return those that are late, as `rows.write` does.
+
+        Raises `StoreUnavailable`, what `engine.reported` turns into it, and the error of the driver if the database
+        refuses a record.
+        """
+        fenced = [record.era for record in records if eras.is_fenced(record)]
+        async with self._turn:
+            if not fenced:
+                await self._insert(rows.batch(records, eras.FIRST), None)
+                return []
+            # At first as if none were late, which is almost always so. If one is, nothing was written.
+            era = min(fenced)
+            batch = rows.batch(records, era)
+            while (now := await self._insert(batch, era)) > era:
+                era = now
+                batch = rows.batch(records, era)
+        if not batch.late:
+            return []
+        async with self._engine.connect() as connection:
+            return await rows.unwritten(connection, batch.late)
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        async with self._turn:
+            if self._kept is not None:
+                await self._kept.close()
+                self._kept = None
+
+    async def _insert(self, batch: rows.Batch, era: int | None) -> int:
+        """Write `batch`, with the months that it needs, unless the era is above `era`; the era, 0 if that is None."""
+        arguments = (inserts.document(batch.values(self._node)), batch.hours())
+        try:
+            return await self._run(arguments, era)
+        except self._errors as error:
+            if not partitions.is_missing(error):
+                raise
+        async with self._engine.begin() as connection:
+            await partitions.ensure(connection, batch.instants())
+        return await self._run(arguments, era)
+
+    async def _run(self, arguments: tuple[str, list[int]], era: int | None) -> int:
+        driver = await self._connected()
+        try:
+            if era is None:
+                await driver.fetchval(inserts.POSTGRESQL, *arguments)
+                return eras.FIRST
+            return eras.told(await driver.fetchval(inserts.FENCED, *arguments, era))
+        except self._errors as error:
+            if postgresql.is_our_fault(error):
+                raise
+            await self._let_go()
+            # Without PostgreSQL's DETAIL, which quotes data.
+            raise StoreUnavailable(f"the database did not do its work ({error.args[0]}); try again") from error
+        except OSError:
+            # A time-out is one too.
+            await self._let_go()
+            raise
+
+    async def _connected(self) -> Any:
+        """The driver's connection, a new one if the server has ended the last one."""
+        if self._kept is not None and self._driver.is_closed():
+            await self._let_go()
+        if self._kept is None:
+            kept = await self._engine.connect()
+            self._driver = (await kept.get_raw_connection()).driver_connection
+            self._kept = kept
+        return self._driver
+
+    async def _let_go(self) -> None:
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            await kept.invalidate()
+            await kept.close()
