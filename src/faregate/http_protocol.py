@@ -238,4 +238,6 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write_eof()
         self._idle_bytes = 0
         self._unset_keepalive_if_required()
+        if self._patience is not None:
+            self._patience.cancel()
         self._patience = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)

@@ -27,11 +27,12 @@ def decode_object(payload: bytes) -> dict[str, msgspec.Raw] | None:
     """The top level of a JSON object, its values still raw; None for anything else."""
     try:
         return _object_decoder.decode(payload)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        # Open WebUI's parser takes NaN and lone surrogates, which are not JSON: what it would read, we must read.
-        value = json.loads(payload)
+        # Open WebUI's parser takes NaN, lone surrogates and broken letters, which are not JSON: what it would read, we
+        # must read.
+        value = json.loads(payload.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
