@@ -95,6 +95,8 @@ class Admitter:
         self._contact = contact
         self._on_outage = on_outage
         self._terms = Terms()
+        # One for each person that the directory has.
+        self._pseudonyms: dict[str, str] = {}
         self.outcomes = Outcomes()
 
     async def admit(self, request_id: str, caller: Caller, request: ChatRequest) -> Admission:
@@ -234,6 +236,11 @@ class Admitter:
         return refusal([(claim, Balance()) for claim in claims if claim.limit == 0], least)
 
     def _pseudonym(self, user_id: str) -> str:
+        if (known := self._pseudonyms.get(user_id)) is None:
+            known = self._pseudonyms[user_id] = self._new_pseudonym(user_id)
+        return known
+
+    def _new_pseudonym(self, user_id: str) -> str:
         return "fg-" + hmac.new(self._salt, user_id.encode(), hashlib.sha256).hexdigest()[:32]
 
 

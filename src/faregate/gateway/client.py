@@ -155,6 +155,9 @@ class Client:
         """The exchange is over: stop listening."""
         if self._watch is not None:
             self._watch.cancel()
+            self._watch = None
+        # Who is called knows the client, too: nothing of a request should wait for the garbage collector.
+        self._on_gone = None
 
     def _headers(self, content_type: bytes, headers: RawHeaders) -> list[tuple[bytes, bytes]]:
         sent = [(b"content-type", content_type), self._id_header, *headers]

@@ -89,6 +89,9 @@ class Connection(asyncio.Protocol):
 
     def finished(self, keep_alive: bool) -> None:
         """The exchange has been parsed to its end."""
+        if self._exchange is not None:
+            # They know each other: nothing of an answer should wait for the garbage collector.
+            del self._exchange.parser
         self._exchange = None
         self._parser = None
         self.resume()
@@ -145,6 +148,7 @@ class Connection(asyncio.Protocol):
         exchange, self._exchange, self._parser = self._exchange, None, None
         if exchange is None:
             return
+        del exchange.parser
         if exc is None and exchange.until_close:
             exchange.end()
         elif exchange.received:

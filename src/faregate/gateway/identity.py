@@ -9,12 +9,12 @@ import hmac
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from faregate.directory import Person
 from faregate.gateway.errors import bad_key, no_person
-from faregate.gateway.tokens import Tokens
+from faregate.gateway.tokens import MOST_BELIEVED, Tokens
 from faregate.settings import Connection, IdentityMode, Settings
 
 USER_ID = b"x-openwebui-user-id"
@@ -50,6 +50,11 @@ class Caller:
     task: str | None
 
 
+class _Told(NamedTuple):
+    claims: dict[str, Any]
+    person: Person
+
+
 class Headers:
     """The headers of a request that identity reads, decoded; the names of those that stand twice."""
 
@@ -76,6 +81,10 @@ class Headers:
         """Whether the header was there at all, be it empty."""
         return name in self._present
 
+    def says(self, names: Iterable[bytes]) -> bool:
+        """Whether any of `names` has a value."""
+        return not self._values.keys().isdisjoint(names)
+
     def repeated(self, names: Iterable[bytes]) -> bool:
         """Whether any of `names` stands more than once."""
         return bool(self._repeated) and not self._repeated.isdisjoint(names)
@@ -90,6 +99,7 @@ class Gatekeeper:
             (connection.name, _digest(connection.key.get_secret_value())) for connection in connections
         ]
         self._known_keys: dict[str, str] = {}
+        self._told: dict[tuple[str, str, str | bool], _Told] = {}
         signed = settings.jwt_secrets()
         self._signed = Tokens(signed, required=("sub", "iss", "exp"), issuer=ISSUER)
         session = settings.webui_secret_key
@@ -156,7 +166,7 @@ class Gatekeeper:
     def _from_jwt(self, connection: str, headers: Headers) -> Person:
         if headers.repeated((USER_JWT,)):
             raise no_person("This request carries two signed identities, so it cannot be told who is asking.")
-        if any(headers.get(name) is not None for name in _PLAIN):
+        if headers.says(_PLAIN):
             # Open WebUI falls back to plain headers, silently, when signing fails: they prove nothing here.
             raise no_person(
                 "This request carries plain identity headers, which are not trusted here. "
@@ -169,7 +179,12 @@ class Gatekeeper:
                 "and FORWARD_USER_INFO_HEADER_JWT_SECRET to the secret that this gateway knows."
             )
         claims = self._signed.claims(token)
-        return _person(
+        # What a token says is told the same way each time that it is shown.
+        key = connection, token, headers.get(GROUPS) or headers.sent(GROUPS)
+        told = self._told.get(key)
+        if told is not None and told.claims is claims:
+            return told.person
+        person = _person(
             connection,
             _claim(claims, "sub"),
             email=_claim(claims, "email"),
@@ -177,6 +192,10 @@ class Gatekeeper:
             role=_claim(claims, "role"),
             groups=_groups(headers),
         )
+        if len(self._told) >= MOST_BELIEVED:
+            self._told.clear()
+        self._told[key] = _Told(claims, person)
+        return person
 
     def _from_session(self, connection: str, headers: Headers) -> Person:
         token = _bearer(headers)

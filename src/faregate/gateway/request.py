@@ -8,6 +8,7 @@ or is spelled with escapes, means the same to us and to upstream.
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -37,17 +38,13 @@ class ChatRequest:
 
     fields: dict[str, msgspec.Raw]
     model: str
-    fallbacks: tuple[str, ...]
+    candidates: tuple[str, ...]
+    """Every model that OpenRouter may use for this request, the one asked for first."""
     stream: bool
     cap: int | None
     stream_options: dict[str, msgspec.Raw]
     provider: dict[str, msgspec.Raw]
     max_price: dict[str, msgspec.Raw]
-
-    @property
-    def candidates(self) -> tuple[str, ...]:
-        """Every model that OpenRouter may use for this request, the one asked for first."""
-        return tuple(dict.fromkeys((self.model, *self.fallbacks)))
 
     def raw(self, name: str) -> bytes | None:
         """The JSON text of a field; None when it is absent or null."""
@@ -82,7 +79,7 @@ def parse_chat(body: bytes) -> ChatRequest:
     return ChatRequest(
         fields=fields,
         model=model,
-        fallbacks=_fallbacks(fields),
+        candidates=tuple(dict.fromkeys((model, *_fallbacks(fields)))),
         stream=bool(_typed(fields, "stream", bool)),
         cap=_cap(fields),
         stream_options=_typed(fields, "stream_options", dict[str, msgspec.Raw]) or {},
@@ -115,11 +112,15 @@ def _max_price(asked: dict[str, msgspec.Raw], ceiling: Ceiling) -> msgspec.Raw:
     # not used (contract, section 7). A hair more than the price itself, lest a rounding refuse the listed one.
     prices = dict(asked)
     for name, price in (("prompt", ceiling.prompt), ("completion", ceiling.completion)):
-        most = price + _HAIR
         own = _price(prices.get(name))
-        if own is None or own > most:
-            prices[name] = msgspec.Raw(f"{most:f}".encode())
+        if own is None or own > price + _HAIR:
+            prices[name] = _most(price)
     return _raw(prices)
+
+
+@lru_cache(maxsize=4_096)
+def _most(price: Decimal) -> msgspec.Raw:
+    return msgspec.Raw(f"{price + _HAIR:f}".encode())
 
 
 def _price(raw: msgspec.Raw | None) -> Decimal | None:

@@ -75,7 +75,8 @@ class Gateway:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
         request_id = self._new_id()
-        wire = scope.get("extensions", {}).get(EXTENSION)
+        # Taken out, as it knows the scope, too: nothing of a request should wait for the garbage collector.
+        wire = scope.get("extensions", {}).pop(EXTENSION, None)
         client = Client(request_id, receive, send, self._relay.patience, self._ledger_away, wire)
         admission: list[Admission] = []
         refused: ApiError | None = None

@@ -11,6 +11,8 @@ from faregate.gateway.request import ChatRequest
 from faregate.policy.model import Enforcement, Meter, Policy
 
 _HARMLESS_PLUGINS = frozenset({"response-healing", "context-compression", "moderation"})
+_TELLING = frozenset({"preset", "plugins", "tools", "web_search_options", "prediction", "service_tier"})
+"""The fields that are looked at: most requests have none of them."""
 _LISTED_TIERS = frozenset({"auto", "default", "flex"})
 _CLIENT_TOOLS = frozenset({"function", "custom"})
 
@@ -33,6 +35,10 @@ def evasion(request: ChatRequest, policy: Policy) -> str | None:
         limit.meter in (Meter.USD, Meter.TOKENS) for limit in policy.limits
     )
     if not limited and not policy.allow and not policy.deny:
+        return None
+    if _TELLING.isdisjoint(request.fields) and not any(
+        "@preset" in model or ":online" in model for model in request.candidates
+    ):
         return None
     if request.raw("preset") is not None or any("@preset" in model for model in request.candidates):
         return "a preset"

@@ -1,7 +1,7 @@
 """Dollars as people and JSON write them, and as counters count them. No float ever holds money."""
 
 import re
-from decimal import ROUND_CEILING, Decimal, localcontext
+from decimal import ROUND_CEILING, Context, Decimal, localcontext
 
 from faregate.policy.model import NANO
 
@@ -9,6 +9,8 @@ MAX_COUNT = 2**53 - 1
 """The largest amount on a counter. Above it the doubles of Redis' Lua are no longer exact integers."""
 
 _MOST_CHARACTERS = 64
+_NANO = Decimal(NANO)
+_EXACT = Context(prec=2 * _MOST_CHARACTERS)
 _PLAIN = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
 
 
@@ -36,8 +38,7 @@ def parse_usd(value: object) -> int:
 
 def nano_of(dollars: Decimal) -> int:
     """Nano-dollars of `dollars`, rounded up: what a cost is on a counter."""
-    with localcontext(prec=2 * _MOST_CHARACTERS):
-        return int((dollars * NANO).to_integral_value(rounding=ROUND_CEILING))
+    return int(_EXACT.multiply(dollars, _NANO).to_integral_value(ROUND_CEILING, _EXACT))
 
 
 def usd_decimal(nano: int) -> str:

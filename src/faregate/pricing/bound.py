@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
+from typing import NamedTuple
 
 from faregate.pricing.body import PromptBound
 from faregate.pricing.catalogue import Model, Rates
@@ -48,25 +50,16 @@ def bound_of(model: Model, prompt: PromptBound) -> Bound:
     It is about the model alone: searches, plugins and tools that run at OpenRouter have no bound.
     """
     tokens = _prompt_tokens(model, prompt)
-    rates = _rates(model, tokens)
-    fixed = (
-        max(rate.request for rate in rates)
-        + tokens * max(_input_price(rate, prompt) for rate in rates)
-        + prompt.images * max(rate.image for rate in rates)
-        + prompt.file_pages * PAGE_FEMTO
-    )
-    limits = [model.max_completion_tokens, model.context_length and max(1, model.context_length - 1)]
-    return Bound(
-        prompt_tokens=tokens,
-        fixed_nano=_nano(fixed),
-        nano_per_output_token=_nano(max(_output_price(rate) for rate in rates)),
-        output_limit=min((limit for limit in limits if limit is not None), default=None),
-    )
+    tariff = _tariff(model, tokens, prompt)
+    fixed = tariff.request + tokens * tariff.token + prompt.images * tariff.image + prompt.file_pages * PAGE_FEMTO
+    return Bound(tokens, _nano(fixed), tariff.nano_per_output_token, tariff.output_limit)
 
 
 def dearest(bounds: Iterable[Bound]) -> Bound:
     """One bound over several candidates, whichever answers: the most of each part. There must be at least one."""
     every = tuple(bounds)
+    if len(every) == 1:
+        return every[0]
     limits = [bound.output_limit for bound in every]
     known = [limit for limit in limits if limit is not None]
     return Bound(
@@ -79,10 +72,43 @@ def dearest(bounds: Iterable[Bound]) -> Bound:
 
 def ceiling_of(models: Iterable[Model], prompt: PromptBound) -> Ceiling:
     """The ceiling under which the bounds of `models` hold. Raises `NoPrice` if one of them is a router."""
-    rates = [rate for model in models for rate in _rates(model, _prompt_tokens(model, prompt))]
-    return Ceiling(
-        prompt=Decimal(max(rate.prompt for rate in rates)).scaleb(-9),
-        completion=Decimal(max(rate.completion for rate in rates)).scaleb(-9),
+    ceilings = [_tariff(model, _prompt_tokens(model, prompt), prompt).ceiling for model in models]
+    if len(ceilings) == 1:
+        return ceilings[0]
+    return Ceiling(max(one.prompt for one in ceilings), max(one.completion for one in ceilings))
+
+
+class _Tariff(NamedTuple):
+    """What one model asks, in femto-dollars, whichever of its tiers applies; and what is sent along."""
+
+    request: int
+    token: int
+    image: int
+    nano_per_output_token: int
+    output_limit: int | None
+    ceiling: Ceiling
+
+
+def _tariff(model: Model, tokens: int, prompt: PromptBound) -> _Tariff:
+    if not model.priced:
+        raise NoPrice(f"The price of {model.id} depends on the model that it picks.")
+    return _worked_out(model, model.tiers_for(tokens), prompt.images > 0, prompt.audio, prompt.long_cache)
+
+
+@lru_cache(maxsize=4_096)
+def _worked_out(model: Model, tiers: int, images: bool, audio: bool, long_cache: bool) -> _Tariff:
+    rates = model.rates_in(tiers)
+    limits = [model.max_completion_tokens, model.context_length and max(1, model.context_length - 1)]
+    return _Tariff(
+        request=max(rate.request for rate in rates),
+        token=max(_input_price(rate, images, audio, long_cache) for rate in rates),
+        image=max(rate.image for rate in rates),
+        nano_per_output_token=_nano(max(_output_price(rate) for rate in rates)),
+        output_limit=min((limit for limit in limits if limit is not None), default=None),
+        ceiling=Ceiling(
+            prompt=Decimal(max(rate.prompt for rate in rates)).scaleb(-9),
+            completion=Decimal(max(rate.completion for rate in rates)).scaleb(-9),
+        ),
     )
 
 
@@ -90,21 +116,15 @@ def _prompt_tokens(model: Model, prompt: PromptBound) -> int:
     return prompt.prompt_tokens if model.context_length is None else min(prompt.prompt_tokens, model.context_length)
 
 
-def _rates(model: Model, prompt_tokens: int) -> tuple[Rates, ...]:
-    if not model.priced:
-        raise NoPrice(f"The price of {model.id} depends on the model that it picks.")
-    return model.rates_for(prompt_tokens)
-
-
-def _input_price(rates: Rates, prompt: PromptBound) -> int:
+def _input_price(rates: Rates, images: bool, audio: bool, long_cache: bool) -> int:
     """Femto-dollars of the dearest token that such a prompt can have."""
     return max(
         rates.prompt,
         rates.input_cache_read,
         rates.input_cache_write,
-        rates.input_cache_write_1h if prompt.long_cache else 0,
-        rates.image_token if prompt.images else 0,
-        rates.audio if prompt.audio else 0,
+        rates.input_cache_write_1h if long_cache else 0,
+        rates.image_token if images else 0,
+        rates.audio if audio else 0,
     )
 
 

@@ -88,7 +88,19 @@ class Model:
         Time windows of overrides are ignored, and later overrides do not hide earlier ones: a request may start in
         one window and be billed in the next.
         """
-        return (self.rates, *(tier.rates for tier in self.tiers if prompt_tokens > tier.above))
+        return self.rates_in(self.tiers_for(prompt_tokens))
+
+    def tiers_for(self, prompt_tokens: int) -> int:
+        """Which tiers can apply to it, as the bits of a number; 0 is none of them."""
+        return sum(1 << place for place, tier in enumerate(self.tiers) if prompt_tokens > tier.above)
+
+    def rates_in(self, tiers: int) -> tuple[Rates, ...]:
+        """The base rates and those of these tiers."""
+        return (self.rates, *(tier.rates for place, tier in enumerate(self.tiers) if tiers >> place & 1))
+
+    def __hash__(self) -> int:
+        # Short and good enough: models of two lists may be the same one at two prices.
+        return hash(self.id)
 
 
 class _Unpriced(Exception):
@@ -107,6 +119,7 @@ class Catalogue:
         self.skipped = skipped
         """Entries of the list that could not be read."""
         self._by_name = _by_name(self.models)
+        self._others = {name: self._other_names(name) for name in self._by_name}
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
@@ -145,6 +158,11 @@ class Catalogue:
 
     def names(self, model_id: str) -> tuple[str, ...]:
         """Other full ids of the model that `model_id` is about, with the same dynamic variants: for rules on names."""
+        # Worked out beforehand where there are no dynamic variants: it is asked for each request.
+        others = self._others.get(model_id)
+        return self._other_names(model_id) if others is None else others
+
+    def _other_names(self, model_id: str) -> tuple[str, ...]:
         name = self._listed(model_id)
         if name is None:
             return ()
