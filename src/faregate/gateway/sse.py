@@ -8,7 +8,7 @@ rest, which is nearly all of them, passes untouched.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -118,17 +118,41 @@ class Reader:
             return Block(block)
         passed: list[bytes] = []
         failed: dict[str, msgspec.Raw] | None = None
-        for event in _events(block):
-            if self.named and not _suspect(event):
-                data, error = event, None
-                if b"data:" in event and not _says_done(event):
-                    self.usage_was_last = False
+        for events, is_suspect in self._pieces(block):
+            if is_suspect:
+                data, error = self._event(events)
             else:
-                data, error = self._event(event)
+                data, error = events, None
+                if self.usage_was_last and any(
+                    b"data:" in event and not _says_done(event) for event in _events(events)
+                ):
+                    self.usage_was_last = False
             if failed is None:
                 passed.append(data)
                 failed = error
         return Block(b"".join(passed), failed)
+
+    def _pieces(self, block: bytes) -> Iterator[tuple[bytes, bool]]:
+        """The parts of a block: each event that has to be looked at, and what is between them, in one piece."""
+        if b"\r" in block:
+            for event in _events(block):
+                yield event, not self.named or _suspect(event)
+            return
+        marks = _Marks(block)
+        start = 0
+        while start < len(block):
+            mark = marks.next(start) if self.named else start
+            if mark < 0:
+                yield block[start:], False
+                return
+            before = block.rfind(b"\n\n", start, mark)
+            if before >= 0:
+                yield block[start : before + 2], False
+                start = before + 2
+            end = block.find(b"\n\n", mark)
+            end = len(block) if end < 0 else end + 2
+            yield block[start:end], True
+            start = end
 
     def _event(self, event: bytes) -> tuple[bytes, dict[str, msgspec.Raw] | None]:
         lines = _joined(event.splitlines(keepends=True))
@@ -214,16 +238,34 @@ def _says_done(data: bytes) -> bool:
     return False
 
 
+_MARKS = (b'"usage"', b'"error"', b'"event"', b"\\u00", b'"selected_model_id"')
+"""Without any of these an event has nothing to be looked at. An escaped letter can spell each of the keys."""
+
+
 def _suspect(data: bytes) -> bool:
     # Some searches for a word are a tenth of the work of one regular expression for all of them.
-    # `\u00` can spell any of the keys: an escaped letter is as good as the letter itself.
-    return (
-        b'"usage"' in data
-        or b'"error"' in data
-        or b'"event"' in data
-        or b"\\u00" in data
-        or b'"selected_model_id"' in data
-    )
+    usage, error, event, escape, model = _MARKS
+    return usage in data or error in data or event in data or escape in data or model in data
+
+
+class _Marks:
+    """Where the marks of a block are: each part of it is searched once for each."""
+
+    __slots__ = ("_block", "_places")
+
+    def __init__(self, block: bytes) -> None:
+        self._block = block
+        self._places = [block.find(mark) for mark in _MARKS]
+
+    def next(self, start: int) -> int:
+        """The first mark at or behind `start`; -1 where there is none."""
+        first = -1
+        for number, place in enumerate(self._places):
+            if 0 <= place < start:
+                place = self._places[number] = self._block.find(_MARKS[number], start)
+            if place >= 0 and (first < 0 or place < first):
+                first = place
+        return first
 
 
 def _stripped(payload: bytes) -> bytes:
