@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run env test chaos bench-db lint format lock clean
+.PHONY: help run env test chaos soak bench bench-db lint format lock clean
 
 # Which Python makes .venv: 3.11 or newer. Left empty, the first that fits is taken.
 PYTHON ?=
@@ -24,6 +24,14 @@ chaos: ## Kill nodes, Redis and the database again and again under load, from pr
 	FAREGATE_CHAOS_STREAMS=$${FAREGATE_CHAOS_STREAMS:-1000} \
 	FAREGATE_CHAOS_OUTAGE_SECONDS=$${FAREGATE_CHAOS_OUTAGE_SECONDS:-300} \
 		.venv/bin/pytest -s tests/chaos
+
+soak: ## Send a million requests of all kinds, and see that nothing of them stays (an hour or more)
+	@scripts/bootstrap dev
+	FAREGATE_SOAK_REQUESTS=$${FAREGATE_SOAK_REQUESTS:-1000000} .venv/bin/pytest -s tests/soak
+
+bench: ## Measure what the gateway costs beside nginx (needs wrk and nginx); takes some minutes
+	@scripts/bootstrap dev
+	.venv/bin/python bench/gateway.py
 
 bench-db: ## Measure the database with ten million records (ROWS=... for fewer); takes some minutes
 	@scripts/bootstrap dev

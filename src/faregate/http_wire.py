@@ -25,12 +25,13 @@ class Server(Protocol):
 class Wire:
     """Writes one answer. What is written when the client has gone is lost, as it is on any connection."""
 
-    __slots__ = ("_chunked", "_cycle", "_flushing", "_loop", "_pending", "_server")
+    __slots__ = ("_chunked", "_cycle", "_flow", "_flushing", "_pending", "_server", "_transport")
 
     def __init__(self, server: Server, cycle: RequestResponseCycle) -> None:
         self._server = server
         self._cycle = cycle
-        self._loop = server.loop
+        self._flow = cycle.flow
+        self._transport = cycle.transport
         self._pending: list[bytes] = []
         self._chunked = False
         self._flushing = False
@@ -38,11 +39,11 @@ class Wire:
     @property
     def ready(self) -> bool:
         """Whether the client keeps up with what is written."""
-        return not self._cycle.flow.write_paused
+        return not self._flow.write_paused
 
     async def drained(self) -> None:
         """Wait until it has caught up, or has gone."""
-        await self._cycle.flow.drain()
+        await self._flow.drain()
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the client leaves before the end of the answer; at once if it has."""
@@ -79,11 +80,22 @@ class Wire:
         else:
             self._pending.append(data)
 
+    def pass_on(self, data: bytes) -> bool:
+        """A piece of the body, at once; False, and nothing is written, where the client does not keep up."""
+        if self._flow.write_paused:
+            return False
+        if self._pending or not self._chunked:
+            self.write(data)
+            self.flush()
+        elif not self._server.gone:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
     def flush_soon(self) -> None:
         """Have what waits written before this turn of the loop is over, with what else it brings."""
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self.flush)
+            self._server.loop.call_soon(self.flush)
 
     def end(self) -> None:
         """The answer is complete."""
@@ -105,4 +117,4 @@ class Wire:
             data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
             self._pending.clear()
             if not self._server.gone:
-                self._cycle.transport.write(data)
+                self._transport.write(data)

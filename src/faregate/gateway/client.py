@@ -83,11 +83,7 @@ class Client:
 
     def write(self, data: bytes) -> bool:
         """Send a piece of the body at once, if that can be done without waiting; False where `send` has to."""
-        if self._wire is None or not self._wire.ready or not self.waiting:
-            return False
-        self._wire.write(data)
-        self._wire.flush()
-        return True
+        return self._wire is not None and self.waiting and self._wire.pass_on(data)
 
     async def send(self, data: bytes) -> None:
         """Send a piece of the body, as fast as the client reads."""
