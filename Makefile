@@ -29,9 +29,9 @@ soak: ## Send a million requests of all kinds, and see that nothing of them stay
 	@scripts/bootstrap dev
 	FAREGATE_SOAK_REQUESTS=$${FAREGATE_SOAK_REQUESTS:-1000000} .venv/bin/pytest -s tests/soak
 
-bench: ## Measure what the gateway costs beside nginx (needs wrk and nginx); takes some minutes
+bench: ## Measure what the gateway costs beside nginx (NAMES="json paced", LONG=1 for memory too); about ten minutes
 	@scripts/bootstrap dev
-	.venv/bin/python bench/gateway.py
+	.venv/bin/python bench/gateway.py $(if $(LONG),--long) $(NAMES)
 
 bench-db: ## Measure the database with ten million records (ROWS=... for fewer); takes some minutes
 	@scripts/bootstrap dev

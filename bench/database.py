@@ -191,6 +191,7 @@ def measure_gateway(url: str, folder: Path) -> None:
 
 def measure_admin(gateway: Gateway) -> None:
     """Each question several times; the median and the worst in milliseconds."""
+    found("load of the machine when the questions begin, 1 min", round(os.getloadavg()[0], 1))
     with httpx.Client(base_url=f"{gateway.url}/admin", headers={"x-admin-key": ADMIN_KEY}, timeout=60) as client:
         for path in questions():
             found(f"GET {path}", _timed(lambda: client.get(path)))  # noqa: B023 - called at once
@@ -208,6 +209,8 @@ def questions() -> Iterator[str]:
         for days in (1, 30, DAYS):
             yield f"/reports?by={kind}&since={now - days * 86_400}"
         yield f"/reports?by={kind}&since={now - DAYS * 86_400}&every=day"
+        # Begins and ends amid long spans, where most has to be put together.
+        yield f"/reports?by={kind}&since={now - 77 * 86_400}&until={now - 47 * 86_400}"
 
 
 def show(machine: dict[str, object], results: dict[str, object]) -> None:
