@@ -5,6 +5,7 @@ The answers are the same for everybody, generation id included: Faregate knows r
 
 import json
 import re
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from open_webui import Person, signed_headers
 
 MODEL = "openai/gpt-4o-mini"
 GENERATION = "gen-1790981403-wrnRYGs8VBhCEKopNY1F"
-JWT_SECRET = "a-secret-that-the-measurement-and-the-gateway-share"  # noqa: S105 - on loopback, for minutes
+JWT_SECRET = secrets.token_hex(32)
+"""Of this measurement alone."""
 LIFETIME = 12 * 3600
 """Seconds that the identities are valid: longer than any measurement."""
 
