@@ -1,6 +1,7 @@
 """What deploy/compose says: its services, as Docker Compose reads them, and the variables it asks for."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -10,12 +11,16 @@ import yaml
 from dotenv import dotenv_values
 
 FOLDER = Path(__file__).parents[2] / "deploy/compose"
-VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
+# What is behind `:-` may hold another variable.
+VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])((?:[^{}]|\$\{[^{}]*\})*))?\}")
 
 
 @dataclass(frozen=True)
 class Variable:
-    """`${NAME:-default}`, or `${NAME:?sentence}`, which has no default and stops Compose where it is not set."""
+    """`${NAME:-default}`, or `${NAME:?sentence}`, which has no default and stops Compose where it is not set.
+
+    `${NAME:-${OTHER}}` has none of its own either.
+    """
 
     name: str
     required: bool
@@ -34,10 +39,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 def variables() -> set[Variable]:
     """Every variable that the file asks for."""
-    return {
-        Variable(name, kind == "?", value if kind == "-" else None)
-        for name, kind, value in VARIABLE.findall(_text("compose.yaml"))
-    }
+    return set(_variables(_text("compose.yaml")))
 
 
 def fill(value: str, variables: dict[str, str]) -> str:
@@ -48,7 +50,7 @@ def fill(value: str, variables: dict[str, str]) -> str:
         if variables.get(name):
             return variables[name]
         assert kind == "-", f"{name} is required and not set"
-        return rest
+        return VARIABLE.sub(one, rest)
 
     return VARIABLE.sub(one, value).replace("$$", "$")
 
@@ -83,6 +85,13 @@ def seconds(duration: str) -> float:
     """The seconds of `45s`."""
     assert duration.endswith("s")
     return float(duration.removesuffix("s"))
+
+
+def _variables(text: str) -> Iterator[Variable]:
+    for name, kind, rest in VARIABLE.findall(text):
+        inside = list(_variables(rest))
+        yield Variable(name, kind == "?", rest if kind == "-" and not inside else None)
+        yield from inside
 
 
 def _text(name: str) -> str:

@@ -62,6 +62,10 @@ class Manifests:
         """The workloads whose pods a label selector selects; an empty one selects all."""
         return [one for one in self.workloads() if selects(selector, pod(one)["metadata"]["labels"])]
 
+    def serving(self, name: str) -> Resource:
+        """The container of a Deployment that serves, and not one that runs before it."""
+        return containers(self.one("Deployment", name))[-1]
+
     def environment(self, container: Resource) -> dict[str, Any]:
         """What a container gets: the values by their names, and for those that come from elsewhere, from where."""
         found: dict[str, Any] = {}
@@ -70,6 +74,16 @@ class Manifests:
             found |= self.one("ConfigMap", source["configMapRef"]["name"])["data"]
         for variable in container.get("env", []):
             found[variable["name"]] = variable.get("value", variable.get("valueFrom"))
+        return found
+
+    def filled(self, container: Resource, secret: dict[str, str]) -> dict[str, str]:
+        """The same, with the keys of ai-secrets; a variable is not set where its key may be missing, and is."""
+        found = {}
+        for name, value in self.environment(container).items():
+            if isinstance(value, str):
+                found[name] = value
+            elif value["secretKeyRef"]["key"] in secret or not value["secretKeyRef"].get("optional"):
+                found[name] = secret[value["secretKeyRef"]["key"]]
         return found
 
 
@@ -112,11 +126,12 @@ def selects(selector: Resource, labels: dict[str, str]) -> bool:
     return True
 
 
-def secret_keys(node: object) -> Iterator[tuple[str, str]]:
-    """The name and the key of every secretKeyRef anywhere below `node`."""
+def secret_keys(node: object) -> Iterator[tuple[str, str, bool]]:
+    """The name and the key of every secretKeyRef anywhere below `node`, and whether it may be missing."""
     if isinstance(node, dict):
         if "secretKeyRef" in node:
-            yield node["secretKeyRef"]["name"], node["secretKeyRef"]["key"]
+            reference = node["secretKeyRef"]
+            yield reference["name"], reference["key"], reference.get("optional", False)
         for value in node.values():
             yield from secret_keys(value)
     elif isinstance(node, list):
@@ -134,9 +149,3 @@ def section(document: str, title: str) -> str:
     found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", document, re.MULTILINE | re.DOTALL)
     assert found is not None, f"there is no section {title}"
     return found[1]
-
-
-def open_webui_variables() -> set[str]:
-    """What Open WebUI reads, as far as a deployment may set it."""
-    lines = (Path(__file__).parent / "open-webui-variables.txt").read_text().splitlines()
-    return {line.split()[0] for line in lines if line and not line.startswith("#")}

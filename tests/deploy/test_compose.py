@@ -4,12 +4,14 @@ import re
 import shutil
 import stat
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import compose_file
 import dockerfile
 import httpx
+import known
 import pytest
 from compose_file import FOLDER, environment, services
 from dotenv import dotenv_values
@@ -22,9 +24,9 @@ from faregate.simulator.app import Options, create_app
 DOCS = FOLDER.parents[1] / "docs"
 GATEWAYS = ("gateway-1", "gateway-2")
 FAREGATE = (*GATEWAYS, "migrate-faregate", "simulator")
+IMAGE = "faregate:local"
 OPEN_WEBUI = ("openwebui", "migrate-openwebui", "bucket")
 SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|AUTH$|(API|CONNECTION|ACCESS)_KEYS?(_ID)?$|_KEYS$")
-SETTINGS = {name.upper() for name in Settings.model_fields}
 
 
 def make_env(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -52,22 +54,43 @@ def url_of(service: str, port: int, path: str = "") -> str:
 
 @pytest.mark.parametrize("service", FAREGATE)
 def test_a_faregate_service_sets_only_what_faregate_knows(service: str):
-    assert set(services()[service].get("environment", {})) <= SETTINGS
+    assert services()[service].get("environment", {}).keys() <= known.FAREGATE
+
+
+@pytest.fixture
+def settings_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, dict[str, str]], Settings]:
+    """What Faregate reads in a service, with these variables in .env."""
+
+    def read(service: str, variables: dict[str, str]) -> Settings:
+        monkeypatch.chdir(tmp_path / "..")
+        for name in known.FAREGATE:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment(service, variables).items():
+            monkeypatch.setenv(name, value)
+        return Settings()
+
+    return read
 
 
 @pytest.mark.parametrize("service", [*GATEWAYS, "migrate-faregate"])
 def test_faregate_accepts_the_settings_that_make_env_leads_to(
-    service: str, env: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    service: str, env: dict[str, str], settings_of: Callable[[str, dict[str, str]], Settings]
 ):
-    monkeypatch.chdir(tmp_path / "..")
-    for name in SETTINGS:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment(service, env).items():
-        monkeypatch.setenv(name, value)
-    settings = Settings()
+    settings = settings_of(service, env)
     assert [connection.name for connection in settings.connections()] == ["openwebui"]
     assert settings.identity is IdentityMode.JWT
     assert settings.openrouter_base_url == url_of("simulator", SIMULATOR_PORT, "/api/v1")
+
+
+def test_one_key_of_openrouter_is_the_only_one_and_several_are_in_its_place(
+    env: dict[str, str], settings_of: Callable[[str, dict[str, str]], Settings]
+):
+    def keys(variables: dict[str, str]) -> dict[str, str]:
+        return {key.name: key.key.get_secret_value() for key in settings_of("gateway-1", variables).upstream_keys()}
+
+    assert keys(env) == {"default": env["OPENROUTER_API_KEY"]}
+    several = {"OPENROUTER_API_KEYS": "main=sk-or-v1-one@3,spare=sk-or-v1-two"}
+    assert keys(env | several) == {"main": "sk-or-v1-one", "spare": "sk-or-v1-two"}
 
 
 def test_both_gateways_have_the_same_settings_and_a_folder_of_their_own():
@@ -105,10 +128,8 @@ def test_faregate_runs_with_nothing_it_does_not_need(service: str):
 
 
 def test_open_webui_is_set_only_what_it_knows():
-    listed = (Path(__file__).parent / "open-webui-variables.txt").read_text().splitlines()
-    known = {line.split()[0] for line in listed if line and not line.startswith("#")}
     for name in OPEN_WEBUI:
-        assert set(services()[name]["environment"]) <= known
+        assert services()[name]["environment"].keys() <= known.OPEN_WEBUI
 
 
 def test_nothing_of_open_webui_goes_past_the_gateway(env: dict[str, str]):
@@ -229,10 +250,17 @@ def test_a_service_waits_for(service: str, needs: set[str]):
 # Images and volumes
 
 
+def test_one_image_serves_all_of_faregate_and_no_registry_is_asked_for_it():
+    ours = {name: said for name, said in services().items() if said["image"] == IMAGE}
+    assert ours.keys() == set(FAREGATE)
+    # Two that build make two images, of which one keeps the name: the next `up` makes all containers anew.
+    assert [name for name, said in services().items() if "build" in said] == ["migrate-faregate"]
+    assert {said["pull_policy"] for said in ours.values()} == {"never"}
+
+
 def test_images_have_a_version():
     for said in services().values():
-        if "build" in said:
-            assert said["image"] == "faregate:local"
+        if said["image"] == IMAGE:
             continue
         registry, _, rest = said["image"].partition("/")
         name, _, tag = rest.partition(":")
@@ -295,7 +323,8 @@ def test_nothing_secret_has_a_value_in_the_file():
         for variable, value in said.get("environment", {}).items():
             rest = re.sub(r"\$\{\w+:\?[^}]*\}", "", value)
             if SECRET.search(variable) and not variable.startswith("POSTGRES_INITDB"):
-                assert rest in ("", "openwebui:"), f"{name}: {variable}"
+                # What stays are names: of a connection, and of a key.
+                assert rest in ("", "openwebui:", "${OPENROUTER_API_KEYS:-default=}"), f"{name}: {variable}"
             if "://" in value:
                 assert urlsplit(rest.replace("${", "").replace("}", "")).password in (None, ""), f"{name}: {variable}"
 
@@ -314,8 +343,12 @@ def test_every_variable_is_in_the_example_with_the_default_that_it_has():
     shown = compose_file.example_values() | compose_file.example_defaults()
     # COMPOSE_PROFILES is for Docker Compose itself.
     assert set(shown) - {"COMPOSE_PROFILES"} == {variable.name for variable in compose_file.variables()}
-    defaults = {variable.name: variable.default for variable in compose_file.variables() if not variable.required}
-    assert compose_file.example_defaults() | {"OPENROUTER_BASE_URL": OPENROUTER_URL} == defaults
+    defaults = {
+        variable.name: variable.default for variable in compose_file.variables() if variable.default is not None
+    }
+    # Several keys are in place of the one, and no default.
+    shown = compose_file.example_defaults() | {"OPENROUTER_BASE_URL": OPENROUTER_URL}
+    assert shown == defaults | {"OPENROUTER_API_KEYS": ""}
 
 
 def test_every_variable_is_explained_in_the_documentation():
@@ -359,7 +392,7 @@ def test_with_a_key_of_openrouter_the_simulator_stays_away(tmp_path: Path):
     values = {name: value or "" for name, value in dotenv_values(tmp_path / ".env").items()}
     assert "COMPOSE_PROFILES" not in values
     said = environment("gateway-1", values)
-    assert (said["OPENROUTER_API_KEY"], said["OPENROUTER_BASE_URL"]) == ("sk-or-mine", OPENROUTER_URL)
+    assert (said["OPENROUTER_API_KEYS"], said["OPENROUTER_BASE_URL"]) == ("default=sk-or-mine", OPENROUTER_URL)
 
 
 def test_a_key_that_would_not_survive_the_file_is_refused(tmp_path: Path):

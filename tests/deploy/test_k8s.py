@@ -47,22 +47,7 @@ EXPLAINED: dict[str, tuple[frozenset[str], str]] = {
 }
 """What the policy linter finds and we mean: where, and why."""
 
-IMAGES = {"faregate", "open-webui", "pgvector", "redis", "minio"}
-
-
-@pytest.fixture(params=OVERLAYS)
-def manifests(request: pytest.FixtureRequest) -> Manifests:
-    return Manifests(request.param)
-
-
-@pytest.fixture
-def minikube() -> Manifests:
-    return Manifests("minikube")
-
-
-@pytest.fixture
-def production() -> Manifests:
-    return Manifests("production")
+IMAGES = {"faregate", "open-webui", "pgvector", "redis", "silo"}
 
 
 def test_every_manifest_is_valid_against_the_schemas_of_kubernetes(manifests: Manifests):
@@ -169,7 +154,7 @@ def test_probes_ask_a_port_and_a_path_that_there_are(manifests: Manifests):
 
 
 def test_a_gateway_that_cannot_serve_gets_no_requests_and_is_not_killed_for_it(manifests: Manifests):
-    of = probes(containers(manifests.one("Deployment", "faregate"))[-1])
+    of = probes(manifests.serving("faregate"))
     assert of["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert of["livenessProbe"]["httpGet"]["path"] == "/healthz"
 
@@ -314,7 +299,7 @@ def test_images_are_pinned_and_say_where_a_digest_goes(manifests: Manifests):
             if image_of(container) == "faregate":
                 assert tag == __version__
             else:
-                # MinIO's versions are the moments of their release.
+                # Silo's versions are the moments of their release.
                 assert re.fullmatch(r"v?\d+\.\d+\.\d+(-\w+)?|RELEASE\.[\dTZ-]+", tag), container["image"]
 
 
@@ -325,10 +310,10 @@ def test_each_image_has_a_comment_for_its_digest():
             assert f"{image}@sha256:..." in text, f"{path.name}: {image}"
 
 
-def test_the_bucket_is_made_in_the_same_way_in_compose():
+@pytest.mark.parametrize("name", ["make_bucket.py", "databases.sql"])
+def test_the_bucket_and_the_databases_are_made_in_the_same_way_in_compose(name: str):
     # Kustomize reads no file above its own folder.
-    scripts = [K8S / "base/scripts/make_bucket.py", ROOT / "deploy/compose/make_bucket.py"]
-    assert scripts[0].read_text() == scripts[1].read_text()
+    assert (K8S / "base/scripts" / name).read_text() == (ROOT / "deploy/compose" / name).read_text()
 
 
 def test_the_commands_in_the_overlays_are_those_of_the_documentation():

@@ -8,57 +8,51 @@ from pathlib import Path
 
 import pytest
 from api_server import ApiServer
+from known import FAREGATE, OPEN_WEBUI
 from manifests import (
     K8S,
-    OVERLAYS,
     ROOT,
     Manifests,
     containers,
     image_of,
     name_of,
-    open_webui_variables,
     pod,
     secret_keys,
     section,
 )
 
-from faregate.settings import Settings, load_settings
+from faregate.settings import load_settings
 
 GIVEN = "OPENROUTER_API_KEY"
 """The one key of ai-secrets that the first run's command makes; the Job makes the others."""
-
-
-@pytest.fixture(params=OVERLAYS)
-def manifests(request: pytest.FixtureRequest) -> Manifests:
-    return Manifests(request.param)
-
-
-@pytest.fixture
-def minikube() -> Manifests:
-    return Manifests("minikube")
-
-
-@pytest.fixture
-def production() -> Manifests:
-    return Manifests("production")
+SEVERAL = "OPENROUTER_API_KEYS"
+"""What may be given in its place."""
 
 
 def test_every_variable_of_the_gateway_is_one_of_its_settings(manifests: Manifests):
-    known = {name.upper() for name in Settings.model_fields}
     for container in containers(manifests.one("Deployment", "faregate")):
-        assert manifests.environment(container).keys() <= known
+        assert manifests.environment(container).keys() <= FAREGATE
 
 
+@pytest.mark.parametrize(
+    ("given", "keys"),
+    [
+        ({GIVEN: "sk-or-v1-tests"}, ["sk-or-v1-tests"]),
+        ({SEVERAL: "main=sk-or-v1-one@3,spare=sk-or-v1-two"}, ["sk-or-v1-one", "sk-or-v1-two"]),
+    ],
+    ids=["with one key", "with several keys"],
+)
 def test_the_gateway_takes_the_settings_that_the_manifests_give_it(
-    manifests: Manifests, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    manifests: Manifests, given: dict[str, str], keys: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    secret = made(tmp_path, {GIVEN: "sk-or-v1-tests"})
-    for name, value in manifests.environment(containers(manifests.one("Deployment", "faregate"))[-1]).items():
-        monkeypatch.setenv(name, value if isinstance(value, str) else secret[value["secretKeyRef"]["key"]])
+    for name in FAREGATE:
+        monkeypatch.delenv(name, raising=False)
+    secret = made(tmp_path, given)
+    for name, value in manifests.filled(manifests.serving("faregate"), secret).items():
+        monkeypatch.setenv(name, value)
     settings = load_settings()
+    assert [one.key.get_secret_value() for one in settings.upstream_keys()] == keys
     assert settings.identity == "jwt"
     assert settings.redis_url is not None
     assert settings.database_url is not None
@@ -77,11 +71,11 @@ def test_every_variable_of_open_webui_is_one_that_it_reads(manifests: Manifests)
     ]
     assert len(users) >= 3
     for workload, container in users:
-        assert manifests.environment(container).keys() <= open_webui_variables(), name_of(workload)
+        assert manifests.environment(container).keys() <= OPEN_WEBUI, name_of(workload)
 
 
 def test_nothing_of_open_webui_goes_around_the_gateway(manifests: Manifests):
-    environment = manifests.environment(containers(manifests.one("Deployment", "open-webui"))[-1])
+    environment = manifests.environment(manifests.serving("open-webui"))
     addresses = {name: value for name, value in environment.items() if re.search(r"API_BASE_URLS?$", name)}
     assert len(addresses) == 6
     assert set(addresses.values()) == {"http://faregate:8080/v1"}
@@ -89,7 +83,7 @@ def test_nothing_of_open_webui_goes_around_the_gateway(manifests: Manifests):
 
 
 def test_open_webui_says_who_asks_for_what_in_a_signed_way(manifests: Manifests):
-    environment = manifests.environment(containers(manifests.one("Deployment", "open-webui"))[-1])
+    environment = manifests.environment(manifests.serving("open-webui"))
     assert environment["ENABLE_FORWARD_USER_INFO_HEADERS"] == "true"
     assert "FORWARD_USER_INFO_HEADER_JWT_SECRET" in environment
     assert json.loads(environment["OPENAI_API_CONFIGS"])["0"]["headers"] == {
@@ -99,7 +93,7 @@ def test_open_webui_says_who_asks_for_what_in_a_signed_way(manifests: Manifests)
 
 
 def test_what_replicas_of_open_webui_share_is_shared(manifests: Manifests):
-    environment = manifests.environment(containers(manifests.one("Deployment", "open-webui"))[-1])
+    environment = manifests.environment(manifests.serving("open-webui"))
     assert environment["STORAGE_PROVIDER"] == "s3"
     assert environment["VECTOR_DB"] == "pgvector"
     assert environment["WEBSOCKET_MANAGER"] == "redis"
@@ -112,9 +106,10 @@ def test_what_replicas_of_open_webui_share_is_shared(manifests: Manifests):
 
 def test_every_key_of_the_secret_is_given_or_made_and_documented(minikube: Manifests, tmp_path: Path):
     used = set(secret_keys(minikube.all))
-    assert {name for name, _ in used} == {"ai-secrets"}
-    keys = {key for _, key in used}
-    assert keys == made(tmp_path, {GIVEN: "sk-or-v1-tests"}).keys()
+    assert {name for name, _, _ in used} == {"ai-secrets"}
+    assert {key for _, key, optional in used if optional} == {SEVERAL}
+    keys = {key for _, key, _ in used}
+    assert keys - {SEVERAL} == made(tmp_path, {GIVEN: "sk-or-v1-tests"}).keys()
     text = section((ROOT / "docs/deployment.md").read_text(), "Kubernetes")
     rows = set(re.findall(r"^\| `([A-Z0-9_]+)` \|", text, re.MULTILINE))
     assert keys <= rows
@@ -129,7 +124,7 @@ def test_every_variable_of_both_programs_is_documented(manifests: Manifests):
     # Families are documented together, such as `RAG_OPENAI_*`.
     documented = set(re.findall(r"`([A-Z][A-Z0-9_*]+)(?:=[^`]*)?`", text)) - {"S3_*"}
     for name in ("faregate", "open-webui"):
-        for variable in manifests.environment(containers(manifests.one("Deployment", name))[-1]):
+        for variable in manifests.environment(manifests.serving(name)):
             assert any(fnmatchcase(variable, one) for one in documented), variable
 
 
@@ -142,6 +137,14 @@ def test_the_job_adds_what_the_secret_lacks_and_changes_nothing_that_is_there(tm
     random = {name for name, value in first.items() if re.fullmatch(r"[0-9a-f]{64}", value)}
     assert len(random) >= 9
     assert [name for name in random if first[name] == second[name]] == []
+
+
+def test_with_several_keys_the_job_makes_the_single_one_empty_and_does_so_once(tmp_path: Path):
+    several = {SEVERAL: "main=sk-or-v1-one,spare=sk-or-v1-two"}
+    first = made(tmp_path, several)
+    assert first[GIVEN] == ""
+    assert first[SEVERAL] == several[SEVERAL]
+    assert made(tmp_path, first) == first
 
 
 def test_the_job_says_what_to_do_where_there_is_no_secret(tmp_path: Path):
@@ -178,5 +181,5 @@ def made(folder: Path, known: dict[str, str]) -> dict[str, str]:
         ended: subprocess.CompletedProcess[str] = api.run(K8S / "base/scripts/make_secrets.py")
         assert ended.returncode == 0, ended.stderr
         # Names alone: what a Job prints is kept in logs.
-        assert not [value for value in api.secret.values() if value in ended.stdout]
+        assert not [value for value in api.secret.values() if value and value in ended.stdout]
         return api.secret

@@ -144,14 +144,7 @@ def new_pod(folder: Path, port: int, manifests: Manifests, secret: dict[str, str
     here = {"HOST": "127.0.0.1", "PORT": str(port), "OPENROUTER_BASE_URL": f"{simulator.url}/api/v1"}
     own = folder / f"gateway-{port}"
     own.mkdir()
-
-    def settings(container: dict[str, object]) -> dict[str, str]:
-        return {
-            name: value if isinstance(value, str) else secret[value["secretKeyRef"]["key"]]
-            for name, value in manifests.environment(container).items()
-        }
-
-    return Pod(own, settings(migrate), settings(serve) | here)
+    return Pod(own, manifests.filled(migrate, secret), manifests.filled(serve, secret) | here)
 
 
 def free_ports(number: int) -> list[int]:

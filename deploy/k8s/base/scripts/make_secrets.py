@@ -16,6 +16,7 @@ from typing import Any
 
 NAME = "ai-secrets"
 GIVEN = "OPENROUTER_API_KEY"
+SEVERAL = "OPENROUTER_API_KEYS"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 # Hexadecimal, since most become a part of a URL.
@@ -46,6 +47,9 @@ def missing(known: dict[str, str]) -> dict[str, str]:
     """What has to be added to the keys that are there; nothing that is there is changed."""
     made = {name: secrets.token_hex(32) for name in RANDOM if not known.get(name)}
     values = known | made
+    # The gateway insists on it, and takes an empty one for none.
+    if GIVEN not in known:
+        made[GIVEN] = ""
     return made | {name: form.format(**values) for name, form in COMPOSED.items() if not known.get(name)}
 
 
@@ -62,9 +66,9 @@ def main() -> None:
             raise
         secret = {}
     known = {name: base64.b64decode(value).decode() for name, value in (secret.get("data") or {}).items()}
-    if not known.get(GIVEN):
+    if not known.get(GIVEN) and not known.get(SEVERAL):
         sys.exit(
-            f"The Secret {NAME} with {GIVEN} is not in the namespace {namespace}. Make it: "
+            f"The Secret {NAME} with {GIVEN} or {SEVERAL} is not in the namespace {namespace}. Make it: "
             f"kubectl -n {namespace} create secret generic {NAME} --from-literal={GIVEN}=..."
         )
     added = missing(known)
