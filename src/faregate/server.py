@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import signal
 import socket
+import struct
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +19,9 @@ KEEP_ALIVE_SECONDS = 75
 """How long an idle client connection is kept. Open WebUI keeps its side for 15 s and does not retry a POST."""
 
 _FAREWELL_SECONDS = 1.0
+_LAST_SECONDS = 0.05
+_SO_ATTACH_FILTER = 26
+_BPF_RETURN = 0x06
 _TICK_SECONDS = 0.02
 _log = logging.getLogger(__name__)
 
@@ -74,6 +80,21 @@ def _bind(host: str, port: int, shared: bool) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def turn_away(sock: socket.socket) -> None:
+    """Ignore who wants to connect from now on; who is connected and waits to be accepted stays.
+
+    To close a socket with connections waiting would reset them, and with them requests that are not sent twice. Who is
+    ignored tries again in a second, and is refused then: that is safe to take elsewhere. Where this cannot be done
+    (other systems than Linux) nothing changes.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    # A filter of one instruction: of each packet, keep nothing.
+    drop = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop)))
 
 
 def on_signals(stop: Callable[[], None], hurry: Callable[[], None]) -> None:
@@ -189,11 +210,14 @@ class _Server(uvicorn.Server):
             connection.transport.abort()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for sock in sockets or ():
+            turn_away(sock)
+        # Those that wait are accepted meanwhile, and what they have sent is read.
+        await asyncio.sleep(_LAST_SECONDS)
         for server in self.servers:
             server.close()
         if self.server_state.connections:
-            # Those accepted last may have sent requests that are yet to be read.
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(_LAST_SECONDS)
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faregate.http_protocol import Limits
-from faregate.server import Server, listen
+from faregate.server import Server, listen, turn_away
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -556,3 +558,23 @@ async def test_a_mistake_of_the_application_is_in_the_log_with_its_traceback(cap
             assert (await client.rest()).startswith(b"HTTP/1.1 500 ")
     kinds = [record.exc_info[0] for record in caplog.records if record.exc_info]
     assert kinds == [asyncio.CancelledError, ValueError]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Only Linux can ignore who wants to connect.")
+def test_who_waits_to_be_accepted_is_when_others_are_turned_away() -> None:
+    sock = listen("127.0.0.1", 0)
+    sock.setblocking(True)
+    with sock, socket.create_connection(sock.getsockname()) as early:
+        turn_away(sock)
+        with socket.socket() as late:
+            late.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                late.connect(sock.getsockname())
+        accepted, _ = sock.accept()
+        with accepted:
+            # What it sends is not ignored.
+            early.sendall(b"hello")
+            assert accepted.recv(5) == b"hello"
+            sock.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                sock.accept()
