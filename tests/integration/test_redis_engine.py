@@ -744,6 +744,48 @@ async def test_counters_of_a_calendar_and_of_minutes_end_by_themselves(node: Nod
     assert all(0 < seconds <= 2 * 3600 + 60 for seconds in lives)
 
 
+async def test_what_a_minute_no_longer_counts_is_forgotten_when_it_is_in_the_way(node: Nodes, server: RedisServer):
+    one = node(by_hand=True)
+    full = Claim(RATE, 1, limit=3)
+    for n in range(3):
+        assert isinstance(await one.ask(f"r{n}", full), Held)
+        await one.pay(f"r{n}", (RATE, 1))
+        one.now += 1
+    refused = await one.ask("too many", full)
+    assert isinstance(refused, Refused)
+    assert (refused.used, refused.held) == (3, 0)
+    one.now += 57.5
+    assert isinstance(await one.ask("next", full), Held)
+    refused = await one.ask("again too many", full)
+    assert isinstance(refused, Refused)
+    assert (refused.used, refused.held) == (2, 1)
+    assert await one.see(RATE) == [Balance(2, 1)]
+
+
+async def test_a_minute_that_nobody_fills_does_not_grow_for_ever(node: Nodes, server: RedisServer):
+    one = node(by_hand=True)
+    key = KEYS.namespace(1) + name_of(RATE)
+    times = KEYS.namespace(1) + b"@" + name_of(RATE)
+    with server.client() as client:
+        for n in range(5):
+            await one.ask(f"r{n}", Claim(RATE, 1, limit=100))
+            await one.pay(f"r{n}", (RATE, 1))
+        one.now += 61
+        # As if half a minute had passed in Redis, too.
+        client.pexpire(key, 94_000)
+        client.pexpire(times, 94_000)
+        await one.ask("next", Claim(RATE, 1, limit=100))
+        assert client.zcard(times) == 1
+        assert client.hlen(key) == len(("u", "h", "e"))
+        assert min(client.ttl(key), client.ttl(times)) > 100
+        # What is emptied, and so is gone, does not come back to stay for ever.
+        await one.ledger.release("next", one.now)
+        assert client.exists(times) == 0
+        await one.ask("last", Claim(RATE, 1, limit=100))
+        assert 0 < client.ttl(times) <= 125
+    assert await one.see(RATE) == [Balance(0, 1)]
+
+
 async def test_a_person_who_changes_twice_before_the_database_has_them_leaves_one_row(node: Nodes, server: RedisServer):
     one = node()
     await one.see(TOTAL)
@@ -787,6 +829,7 @@ async def test_what_cannot_be_counted_exactly_is_refused_before_and_charged_as_t
     one = node()
     with pytest.raises(ValueError, match="more than can be counted"):
         await one.ask("r", Claim(TOTAL, 2**53))
+    assert isinstance(await one.ask("limited", Claim(TOKENS, 5, limit=10**30)), Held)
     await one.ledger.learn([shape_of(TOTAL)])
     done, _ = await one.pay("r", (TOTAL, 10**30))
     assert isinstance(done, Settled)

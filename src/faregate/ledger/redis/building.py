@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from faregate.ledger.port import LedgerAway
 from faregate.ledger.redis.link import Link
-from faregate.ledger.redis.names import Keys, lifetime, micros, name_of, shape_name
+from faregate.ledger.redis.names import Keys, known_as, micros, shape_name
 from faregate.ledger.redis.scripts import load
 from faregate.ledger.seeds import Records, RecordsAway, Seed
 from faregate.policy.model import Meter, Window
@@ -83,9 +83,9 @@ class Builder:
     async def seed(self, state: bytes, namespace: bytes, shapes: Sequence[Shape], era: int) -> bool:
         """Set the counters of `shapes`, which were learned in `era`, to what they start from; whether that was in
         time."""
-        keys, now = self._keys, self._now()
+        keys = self._keys
         try:
-            seeds = await self._records.charged(shapes, era, now)
+            seeds = await self._records.charged(shapes, era, self._now())
         except RecordsAway as error:
             raise LedgerAway(f"the database cannot tell what was spent: {error}") from error
         calls = _chunks(seeds)
@@ -94,7 +94,7 @@ class Builder:
                 self._link.call(
                     SEED,
                     [keys.state, keys.lock],
-                    [state, namespace, self._owner, *(part for seed in some for part in _parts(seed, now))],
+                    [state, namespace, self._owner, self._moment(), *(part for seed in some for part in _parts(seed))],
                 )
                 for some in calls[first : first + CALLS_AT_ONCE]
             ]
@@ -144,10 +144,9 @@ class Builder:
             raise LedgerAway(f"the counters cannot be built without the database: {error}") from error
 
 
-def _parts(seed: Seed, now: float) -> tuple[bytes | int | str, ...]:
-    counter = seed.counter
-    at = micros(seed.admitted_at) if counter.window is Window.MINUTE else b""
-    return name_of(counter), lifetime(counter, now), seed.amount, seed.request_id, at
+def _parts(seed: Seed) -> tuple[bytes | int | str, ...]:
+    at = micros(seed.admitted_at) if seed.counter.window is Window.MINUTE else b""
+    return *known_as(seed.counter), seed.amount, seed.request_id, at
 
 
 def _chunks(seeds: list[Seed]) -> list[list[Seed]]:

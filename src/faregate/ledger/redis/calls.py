@@ -28,19 +28,25 @@ class Calls:
         return self._link.call(script, [self._state, *keys], [standing.state, standing.namespace, *arguments])
 
     async def repeat(
-        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any], counters: Sequence[Counter] = ()
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        arguments: Sequence[Any],
+        counters: Sequence[Counter] = (),
+        names: Sequence[str] = (),
     ) -> Any:
         """Make a call that may be repeated, until the ledger stands as was thought, and has `counters`.
 
-        Raises `LedgerAway`.
+        `names` are those of the counters. Raises `LedgerAway`.
         """
         standing, lost = self._standing, None
         for attempt in range(TRIES):
             # Each time, and in one step with the call: in a new epoch they may be there and not built yet.
-            try:
-                await standing.ready(counters)
-            except LedgerAway as error:
-                raise lost or NotSent(str(error)) from error
+            if not standing.has(names):
+                try:
+                    await standing.ready(counters)
+                except LedgerAway as error:
+                    raise lost or NotSent(str(error)) from error
             epoch = standing.epoch
             try:
                 reply = await self.once(script, keys, arguments)

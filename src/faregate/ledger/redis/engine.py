@@ -8,13 +8,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from faregate.directory import User
-from faregate.ledger.fitting import need
 from faregate.ledger.port import (
     AlreadySettled,
     Balance,
@@ -27,33 +23,24 @@ from faregate.ledger.port import (
     Refused,
     Released,
     Settled,
-    ShapesChanged,
 )
-from faregate.ledger.redis.calls import TRIES, Calls
-from faregate.ledger.redis.link import ConnectionLost, Link, NotSent
-from faregate.ledger.redis.names import (
-    Keys,
-    counters_of,
-    encode_facts,
-    fields_of,
-    hold_of,
-    is_forgotten,
-    lifetime,
-    micros,
-    name_of,
-    seconds,
-    shape_of,
-)
+from faregate.ledger.redis.calls import Calls
+from faregate.ledger.redis.clock import LedgerClock
+from faregate.ledger.redis.holds import KeptHold, NodeHolds, encode_facts, hold_of
+from faregate.ledger.redis.link import Link, NotSent
+from faregate.ledger.redis.names import MOST, Keys, counters_of, known_as, micros, packed_list, seconds
 from faregate.ledger.redis.outbox import SCRIPTS as OUTBOX_SCRIPTS
 from faregate.ledger.redis.outbox import NodeOutbox
 from faregate.ledger.redis.owed import Owed
 from faregate.ledger.redis.scripts import load
+from faregate.ledger.redis.settling import SCRIPTS as SETTLING_SCRIPTS
+from faregate.ledger.redis.settling import Settling
 from faregate.ledger.redis.standing import SCRIPTS as STANDING_SCRIPTS
 from faregate.ledger.redis.standing import Standing
 from faregate.ledger.redis.strays import Strays
 from faregate.ledger.seeds import Records
 from faregate.policy.rulebook import Shape
-from faregate.records import Facts, UsageRecord, altered
+from faregate.records import Facts, UsageRecord
 
 TOMBSTONE_SECONDS = 3600
 """How long a released id is known: longer than a call can be on its way, even on a connection that hangs."""
@@ -61,15 +48,11 @@ TOMBSTONE_SECONDS = 3600
 LEAVE_PATIENCE = 2.0
 """Seconds that a node which stops gives to what it still owes to Redis."""
 
-MOST = 2**53 - 1
-"""The largest amount that Lua counts exactly; of nano-dollars that is nine million dollars."""
-
-RESERVE, SETTLE, RELEASE, NOTE, PARK, RENEW, EXPIRED, MINE, PEEK, ENTER = map(
-    load, ("reserve", "settle", "release", "note", "park", "renew", "expired", "mine", "peek", "enter")
+RESERVE, RELEASE, NOTE, PARK, RENEW, EXPIRED, MINE, PEEK, ENTER = map(
+    load, ("reserve", "release", "note", "park", "renew", "expired", "mine", "peek", "enter")
 )
-SCRIPTS = (RESERVE, SETTLE, RELEASE, NOTE, PARK, RENEW, EXPIRED, MINE, PEEK, ENTER, *OUTBOX_SCRIPTS, *STANDING_SCRIPTS)
-
-_encoder = msgspec.json.Encoder()
+_OWN_SCRIPTS = (RESERVE, RELEASE, NOTE, PARK, RENEW, EXPIRED, MINE, PEEK, ENTER)
+SCRIPTS = (*_OWN_SCRIPTS, *SETTLING_SCRIPTS, *OUTBOX_SCRIPTS, *STANDING_SCRIPTS)
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +68,10 @@ class RedisLedger(Ledger):
         self._link = link
         self._node = node
         self._keys = Keys(prefix)
-        self._by_hand = clock_by_hand
-        self._now = 0.0 if clock_by_hand else time.time()
-        self._holds: dict[str, tuple[Hold, tuple[Counter, ...]]] = {}
-        self._unsure: set[str] = set()
-        self._abandoned: list[Callable[[UsageRecord], None]] = []
+        self._clock = LedgerClock(by_hand=clock_by_hand)
+        self._holds = NodeHolds()
         self._stray_holds = Strays()
         self._renewed_at: float | None = None
-        self._lapsed: set[str] = set()
         self._entering: list[Callable[[], Any]] = []
         self._lease = 15.0
         self._standing = Standing(
@@ -100,14 +79,15 @@ class RedisLedger(Ledger):
             records,
             self._keys,
             node,
-            now=self._time,
-            moment=lambda: self._moment(self._now),
+            now=self._clock.time,
+            moment=self._clock.here,
             bring=self._bring,
             follow=self._follow,
         )
         self._calls = Calls(link, self._standing, self._keys)
         self._owed = Owed(link)
         self._outbox = NodeOutbox(link, self._calls, self._owed, self._standing, self._keys, node)
+        self._settling = Settling(link, self._calls, self._standing, self._outbox, self._holds, self._clock, node)
         link.on_return(self._returned)
 
     # What the port promises
@@ -131,36 +111,37 @@ class RedisLedger(Ledger):
         now: float,
     ) -> Held | Refused:
         """See `Ledger.reserve`. Sliding windows and leases go by the clock of Redis."""
-        self._now = now
-        if any(claim.fixed < 0 or claim.per_output_token < 0 for claim in claims) or cap_wanted < 0:
-            raise ValueError(f"Request {facts.request_id} claims a negative amount; amounts are zero or more.")
-        if any(need(claim, cap_wanted) > MOST for claim in claims):
-            raise ValueError(f"Request {facts.request_id} claims more than can be counted, {MOST} at most.")
-        request_id = facts.request_id
+        clock, request_id = self._clock, facts.request_id
+        clock.now = now
+        if cap_wanted < 0:
+            raise ValueError(f"Request {request_id} wants a negative cap; it is zero or more.")
+        counters: list[Counter] = []
+        names: list[str] = []
+        asked: list[str | int | bool] = []
+        for claim in claims:
+            counter, fixed, per_token, limit = claim.counter, claim.fixed, claim.per_output_token, claim.limit
+            if fixed < 0 or per_token < 0:
+                raise ValueError(f"Request {request_id} claims a negative amount; amounts are zero or more.")
+            if fixed + cap_wanted * per_token > MOST:
+                raise ValueError(f"Request {request_id} claims more than can be counted, {MOST} at most.")
+            name, gone = known_as(counter)
+            counters.append(counter)
+            names.append(name)
+            most = False if limit is None else min(limit, MOST)
+            asked += (name, gone, str(fixed), per_token, most, claim.enforce)
         arguments: list[Any] = [
             request_id,
             node,
             micros(lease),
-            self._moment(facts.admitted_at),
-            self._moment(now),
+            clock.moment(facts.admitted_at),
+            clock.moment(now),
             cap_wanted,
             min(cap_min, cap_wanted),
             encode_facts(facts),
+            packed_list(asked),
         ]
-        for claim in claims:
-            limit = b"" if claim.limit is None else claim.limit
-            arguments += (
-                name_of(claim.counter),
-                lifetime(claim.counter, now),
-                claim.fixed,
-                claim.per_output_token,
-                limit,
-                b"1" if claim.enforce else b"0",
-            )
         try:
-            reply = await self._calls.repeat(
-                RESERVE, [self._keys.nodes], arguments, [claim.counter for claim in claims]
-            )
+            reply = await self._calls.repeat(RESERVE, [self._keys.nodes], arguments, counters, names)
         except NotSent:
             raise
         except BaseException:
@@ -174,30 +155,20 @@ class RedisLedger(Ledger):
                 refusing = claims[reply[1]]
                 frees_at = seconds(reply[5]) if reply[5] else None
                 return Refused(refusing.counter, reply[2], reply[3], refusing.limit or 0, reply[4], frees_at)
-        cap, exceeded = reply[1], counters_of(reply[2])
-        if request_id not in self._holds:
-            hold = Hold(
-                facts=altered(facts, cap=cap),
-                node=node,
-                expires_at=now + lease,
-                cap=cap,
-                amounts={claim.counter: need(claim, cap) for claim in claims},
-            )
-            self._holds[request_id] = hold, exceeded
-        return Held(cap, exceeded)
+        _, cap, exceeded = reply
+        self._holds.add(KeptHold(facts, node, cap, claims, exceeded))
+        return Held(cap, counters_of(exceeded))
 
     async def note(self, request_id: str, generation_id: str) -> None:
         if (kept := self._holds.get(request_id)) is not None:
-            if kept[0].generation_id == generation_id:
+            if kept.generation_id == generation_id:
                 return
-            kept[0].generation_id = generation_id
+            kept.generation_id = generation_id
         await self._owed.call("note", request_id, lambda: self._calls.repeat(NOTE, [], [request_id, generation_id]))
 
     async def park(self, request_id: str) -> None:
         if (kept := self._holds.get(request_id)) is not None:
-            hold = kept[0]
-            hold.parked = True
-            hold.amounts = {counter: amount for counter, amount in hold.amounts.items() if counter.window is not None}
+            kept.parked = True
         await self._owed.call("park", request_id, lambda: self._calls.repeat(PARK, [], [request_id]))
 
     async def settle(
@@ -205,59 +176,24 @@ class RedisLedger(Ledger):
     ) -> Settled | AlreadySettled:
         """See `Ledger.settle`. A record that has an era already was charged in it, and the database takes no more
         records of that era: counters that were built without it are charged, and it is of this era from then on."""
-        if any(amount < 0 for _, amount in charges):
-            raise ValueError(f"Request {request_id} is charged a negative amount; a charge gives nothing back.")
-        try:
-            return await self._settle(request_id, charges, record)
-        except asyncio.CancelledError:
-            # Who settles it is gone. It may be charged, and it may not: its record is needed in either case.
-            self._unsure.add(request_id)
-            for callback in self._abandoned:
-                callback(record)
-            raise
-
-    async def _settle(
-        self, request_id: str, charges: Sequence[tuple[Counter, int]], record: UsageRecord
-    ) -> Settled | AlreadySettled:
-        standing = self._standing
-        shapes = standing.learned
-        if record.era:
-            await standing.advance(record.era)
-        await standing.certain()
-        for attempt in range(TRIES):
-            if standing.learned is not shapes:
-                raise ShapesChanged
-            era = standing.era
-            try:
-                reply = await self._calls.once(SETTLE, [self._outbox.key], self._settling(charges, record))
-            except (ConnectionLost, NotSent) as error:
-                self._doubt(error, request_id)
-                if attempt == TRIES - 1 or self._link.failure is not None:
-                    raise
-                await standing.certain()
-                continue
-            except LedgerAway as error:
-                self._doubt(error, request_id)
-                raise
-            if reply[0] != b"stale":
-                return self._settled(record, era, reply)
-            standing.doubt()
-            await standing.certain()
-        raise LedgerAway("the counters in Redis change too fast to be charged")
+        for _, amount in charges:
+            if amount < 0:
+                raise ValueError(f"Request {request_id} is charged a negative amount; a charge gives nothing back.")
+        return await self._settling.settle(request_id, charges, record)
 
     async def release(self, request_id: str, now: float) -> None:
-        self._now = now
+        self._clock.now = now
         await self._owed.call("release", request_id, lambda: self._release(request_id))
 
     async def renew(self, node: str, lease: float, now: float) -> None:
         if self._is_lapsed():
-            self._lapsed.update(self._holds)
-        self._now, self._lease = now, lease
+            self._holds.lapse()
+        self._clock.now, self._lease = now, lease
         renewed_at, clock = self._renewed_at, time.monotonic()
-        late = renewed_at is not None and clock - renewed_at > lease / 2 and not self._by_hand
+        late = renewed_at is not None and clock - renewed_at > lease / 2 and not self._clock.by_hand
         keys = [self._keys.nodes, self._keys.grace]
         reply = await self._calls.repeat(
-            RENEW, keys, [node, micros(lease), self._moment(now), b"1" if late else b"0", self._keys.channel]
+            RENEW, keys, [node, micros(lease), self._clock.moment(now), b"1" if late else b"0", self._keys.channel]
         )
         self._renewed_at = clock
         # Redis may have lost the nodes with everything else: a lease that was seen runs to its end all the same.
@@ -265,7 +201,7 @@ class RedisLedger(Ledger):
         self._standing.peers = known | dict(zip(reply[2::2], reply[3::2], strict=True))
 
     def lapsed(self, request_id: str) -> bool:
-        return request_id in self._lapsed or (request_id in self._holds and self._is_lapsed())
+        return self._holds.has_lapsed(request_id) or (request_id in self._holds and self._is_lapsed())
 
     async def expired(self, now: float, limit: int) -> list[Hold]:
         return await self._expired(now, limit, b"", 0.0)
@@ -275,12 +211,13 @@ class RedisLedger(Ledger):
         if node == self._node:
             holds += await self._strays(now, lease)
             for hold in holds:
-                self._holds[hold.facts.request_id] = _copy(hold), ()
+                self._holds.take_over(hold)
         return holds
 
     async def peek(self, counters: Sequence[Counter], now: float) -> list[Balance]:
-        self._now = now
-        reply = await self._calls.repeat(PEEK, [], [self._moment(now), *map(name_of, counters)], counters)
+        self._clock.now = now
+        names = [known_as(counter).name for counter in counters]
+        reply = await self._calls.repeat(PEEK, [], [self._clock.moment(now), *names], counters, names)
         return [Balance(used, held) for used, held in zip(reply[1::2], reply[2::2], strict=True)]
 
     # What a node of many does beyond it
@@ -315,7 +252,7 @@ class RedisLedger(Ledger):
 
     def on_abandoned(self, callback: Callable[[UsageRecord], None]) -> None:
         """Call `callback(record)` when who settles `record` is cancelled meanwhile: somebody else has to settle it."""
-        self._abandoned.append(callback)
+        self._settling.on_abandoned(callback)
 
     def look_again(self) -> None:
         """Somebody says that the ledger stands otherwise than before."""
@@ -331,12 +268,12 @@ class RedisLedger(Ledger):
 
     async def written(self, people: Sequence[User], records: Sequence[UsageRecord]) -> None:
         """The database has these now."""
-        self._unsure.difference_update(record.facts.request_id for record in records)
+        self._settling.written(records)
         await self._outbox.written(people, records)
 
     async def inherit(self, limit: int) -> list[User | UsageRecord]:
         """Rows that dead nodes did not write; they are this node's now."""
-        return await self._outbox.inherit(limit, moment=self._moment(self._now), now=self._time(), lease=self._lease)
+        return await self._outbox.inherit(limit, moment=self._clock.here(), now=self._clock.time(), lease=self._lease)
 
     async def announce(self) -> None:
         """Tell all nodes that rules or people have changed."""
@@ -363,58 +300,14 @@ class RedisLedger(Ledger):
         await self._outbox.stop()
         await self._standing.stop()
 
-    def _time(self) -> float:
-        return self._now if self._by_hand else time.time()
-
     def _is_lapsed(self) -> bool:
         since = self._renewed_at
         return since is not None and time.monotonic() - since > self._lease
 
-    def _moment(self, at: float) -> bytes:
-        return micros(at) if self._by_hand else b""
-
-    def _settling(self, charges: Sequence[tuple[Counter, int]], record: UsageRecord) -> list[Any]:
-        era, now, learned = self._standing.era, self._time(), self._standing.learned
-        facts = record.facts
-        arguments: list[Any] = [
-            facts.request_id,
-            self._node,
-            era,
-            micros(facts.admitted_at),
-            self._moment(self._now),
-            _encoder.encode(altered(record, era=era)),
-            record.era,
-            self._outbox.entries.get(facts.request_id, b""),
-        ]
-        for counter, amount in charges:
-            known = learned.get(shape_of(counter))
-            if known is not None and counter.window is not None and not is_forgotten(counter, now):
-                arguments += (name_of(counter), lifetime(counter, now), min(amount, MOST), known.era)
-        return arguments
-
-    def _settled(self, record: UsageRecord, era: int, reply: Sequence[Any]) -> Settled | AlreadySettled:
-        request_id = record.facts.request_id
-        self._forget(request_id)
-        unsure = request_id in self._unsure
-        self._unsure.discard(request_id)
-        match reply[0]:
-            case b"settled" | b"amended":
-                self._outbox.entries[request_id] = reply[1]
-                return Settled(era)
-            # By an earlier try of ours; also of a record that was charged again since, by whom we have it from.
-            case b"own" if unsure or 0 < record.era < reply[1]:
-                self._outbox.entries[request_id] = reply[2]
-                return Settled(reply[1])
-        return AlreadySettled()
-
-    def _doubt(self, error: LedgerAway, request_id: str) -> None:
-        if not isinstance(error, NotSent):
-            self._unsure.add(request_id)
-
     async def _expired(self, now: float, limit: int, heir: bytes, lease: float) -> list[Hold]:
-        self._now = now
+        self._clock.now = now
         keys = [self._keys.nodes, self._keys.grace]
-        reply = await self._calls.repeat(EXPIRED, keys, [self._moment(now), limit, heir, micros(lease)])
+        reply = await self._calls.repeat(EXPIRED, keys, [self._clock.moment(now), limit, heir, micros(lease)])
         return [hold_of(flat, seconds(ended)) for ended, flat in zip(reply[2::3], reply[3::3], strict=True) if flat]
 
     async def _strays(self, now: float, lease: float) -> list[Hold]:
@@ -430,11 +323,7 @@ class RedisLedger(Ledger):
 
     async def _release(self, request_id: str) -> None:
         await self._calls.repeat(RELEASE, [], [request_id, TOMBSTONE_SECONDS])
-        self._forget(request_id)
-
-    def _forget(self, request_id: str) -> None:
-        self._holds.pop(request_id, None)
-        self._lapsed.discard(request_id)
+        self._holds.forget(request_id)
 
     # Redis away, and back
 
@@ -444,32 +333,10 @@ class RedisLedger(Ledger):
 
     def _bring(self) -> list[asyncio.Future[Any]]:
         """Send this node's holds to a new epoch."""
-        now = self._time()
-        calls = []
-        for hold, exceeded in list(self._holds.values()):
-            fields = [part for field in fields_of(hold, exceeded).items() for part in field]
-            amounts: list[Any] = []
-            for counter, amount in hold.amounts.items():
-                amounts += (name_of(counter), lifetime(counter, now), amount)
-            facts = hold.facts
-            arguments = [
-                facts.request_id,
-                hold.node,
-                micros(self._lease),
-                micros(facts.admitted_at),
-                self._moment(self._now),
-                len(fields),
-                *fields,
-                *amounts,
-            ]
-            calls.append(self._calls.once(ENTER, [self._keys.nodes], arguments))
-        return calls
+        brought = self._holds.brought(micros(self._lease), self._clock.here())
+        return [self._calls.once(ENTER, [self._keys.nodes], arguments) for arguments in brought]
 
     async def _follow(self) -> None:
         """Bring all else that this node has into a new epoch."""
         for callback in self._entering:
             await callback()
-
-
-def _copy(hold: Hold) -> Hold:
-    return replace(hold, amounts=dict(hold.amounts))

@@ -104,8 +104,8 @@ class Link:
         The future raises CallTimeout or ConnectionLost (the outcome is unknown), NotSent (nothing was done), LedgerAway
         (the server cannot serve) or redis.ResponseError (a mistake of ours).
         """
-        rest: tuple[Part, ...] = (len(keys), *keys, *args)
-        return self._enqueue(Call(self._loop.create_future(), packed("EVALSHA", script.sha, *rest), script, rest))
+        parts: tuple[Part, ...] = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        return self._enqueue(Call(self._loop.create_future(), packed(*parts), script, parts))
 
     def command(self, *parts: Part) -> "Future[Any]":
         """Like `call`, for a plain command."""
@@ -214,6 +214,8 @@ class Link:
                 told.append(b"")
         if _REPLICA.search(told[1]):
             raise LedgerAway(f"{self.where} is a replica. REDIS_URL should lead to the master.")
+        if await connection.can_read():
+            raise LedgerAway(f"{self.where} hung up, or said what nobody had asked for. Check its state and its log.")
         run_id = _RUN_ID.search(told[0])
         return run_id[1].decode() if run_id else ""
 

@@ -1,23 +1,25 @@
-"""The names of counters, shapes and holds in Redis, and what stands there under them."""
+"""The names of counters and shapes in Redis, the keys of a deployment, and moments as they are written there."""
 
-from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
-from faregate.ledger.port import Counter, Hold
+from faregate.ledger.port import Counter
 from faregate.policy.model import Window
 from faregate.policy.rulebook import Shape
-from faregate.records import Facts, altered
 
 KEPT_AFTER_END = 3600
 """Seconds that a calendar counter outlives its window, for late charges and late readers."""
 
-_KINDS = {None: b"s", Window.MINUTE: b"m", Window.TOTAL: b"t"}
+MOST = 2**53 - 1
+"""The largest amount that Lua counts exactly; of nano-dollars that is nine million dollars."""
+
+_KINDS = {None: "s", Window.MINUTE: "m", Window.TOTAL: "t"}
 _encoder = msgspec.json.Encoder()
+_packer = msgspec.msgpack.Encoder()
 _counters = msgspec.json.Decoder(Counter)
 _shapes = msgspec.json.Decoder(Shape)
-_facts = msgspec.json.Decoder(Facts)
 
 
 class Keys:
@@ -43,10 +45,23 @@ class Keys:
         return self.tag + b"%d:" % epoch
 
 
+class Known(NamedTuple):
+    """A counter as Redis knows it: its name, and when it is gone (milliseconds since the epoch; empty if never)."""
+
+    name: str
+    gone: str
+
+
 @lru_cache(maxsize=65_536)
+def known_as(counter: Counter) -> Known:
+    """What Redis knows `counter` as. The first letter of its name says how it counts (see `lua/common.lua`)."""
+    gone = str((counter.ends + KEPT_AFTER_END) * 1000) if counter.ends else ""
+    return Known(_KINDS.get(counter.window, "c") + _encoder.encode(counter).decode(), gone)
+
+
 def name_of(counter: Counter) -> bytes:
-    """The name of `counter`; its first letter says how it counts (see `lua/common.lua`)."""
-    return _KINDS.get(counter.window, b"c") + _encoder.encode(counter)
+    """The name of `counter` alone, as keys and replies have it."""
+    return known_as(counter).name.encode()
 
 
 def counter_of(name: bytes) -> Counter:
@@ -70,11 +85,6 @@ def shape_named(name: bytes) -> Shape:
     return _shapes.decode(name)
 
 
-def lifetime(counter: Counter, now: float) -> bytes:
-    """Milliseconds from `now` (epoch seconds) that the counter is kept; empty where it does not end by the calendar."""
-    return b"%d" % max(1, round((counter.ends - now + KEPT_AFTER_END) * 1000)) if counter.ends else b""
-
-
 def is_forgotten(counter: Counter, now: float) -> bool:
     """Whether nothing reads `counter` any more: its window is long over."""
     return 0 < counter.ends <= now - KEPT_AFTER_END
@@ -90,45 +100,11 @@ def seconds(text: bytes) -> float:
     return int(text) / 1_000_000
 
 
-def encode_facts(facts: Facts) -> bytes:
-    """The facts of a hold as they are kept."""
-    return _encoder.encode(facts)
-
-
-def hold_of(flat: Iterable[bytes], expires_at: float) -> Hold:
-    """The hold of a hash as HGETALL gives it, alive until `expires_at` (epoch seconds)."""
-    parts = iter(flat)
-    fields = dict(zip(parts, parts, strict=True))
-    cap = int(fields[b"c"])
-    generation_id = fields.get(b"g")
-    return Hold(
-        facts=altered(_facts.decode(fields[b"f"]), cap=cap),
-        node=fields[b"n"].decode(),
-        expires_at=expires_at,
-        cap=cap,
-        amounts={counter_of(name): int(amount) for name, amount in fields.items() if len(name) > 1},
-        generation_id=None if generation_id is None else generation_id.decode(),
-        parked=b"p" in fields,
-    )
-
-
-def fields_of(hold: Hold, exceeded: Iterable[Counter]) -> Mapping[bytes, bytes]:
-    """What a hold is, beside its node, its moment of admission and what it keeps on counters: `hold_of` reads it."""
-    fields = {b"f": encode_facts(hold.facts), b"c": b"%d" % hold.cap}
-    if hold.generation_id is not None:
-        fields[b"g"] = hold.generation_id.encode()
-    if hold.parked:
-        fields[b"p"] = b"1"
-    if broken := names_of(exceeded):
-        fields[b"x"] = broken
-    return fields
-
-
-def names_of(counters: Iterable[Counter]) -> bytes:
-    """Several names as one."""
-    return b"\n".join(name_of(counter) for counter in counters)
+def packed_list(parts: list[str | int | bool]) -> bytes:
+    """Parts of a call as one, for `cmsgpack` in Redis: many arguments cost both sides more than the work itself."""
+    return _packer.encode(parts)
 
 
 def counters_of(names: bytes) -> tuple[Counter, ...]:
-    """The counters of several names."""
+    """The counters of several names, a line each."""
     return tuple(counter_of(name) for name in names.split(b"\n")) if names else ()

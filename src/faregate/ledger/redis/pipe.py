@@ -1,4 +1,8 @@
-"""One connection to Redis and the calls under way on it: written together, answered in their order, timed."""
+"""One connection to Redis and the calls under way on it: written together, answered in their order, timed.
+
+redis-py opens the connection; from then on its transport is ours. Calls are written straight to it and replies parsed
+where they arrive: with a reader and a writer between, each reply costs several turns of the event loop.
+"""
 
 import asyncio
 import time
@@ -7,30 +11,31 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from hiredis import pack_command
+from hiredis import Reader, pack_command
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, ResponseError
 
 from faregate.ledger.port import LedgerAway
-from faregate.ledger.redis.refusals import REPLIES, CallTimeout, ConnectionLost, Meaning, NotSent, meaning, said
+from faregate.ledger.redis.refusals import CallTimeout, ConnectionLost, Meaning, NotSent, meaning, said
 from faregate.ledger.redis.scripts import Script
 
 Part = bytes | str | int | float
 
 _LATE = 0.005
 _LENIENCE = 4
-# One turn of the loop polls, one feeds the stream, one wakes the reader; uvloop polls after the calls of a turn.
-_TURNS = 4
+# One turn of the loop polls, one tells us; uvloop polls after the calls of a turn.
+_TURNS = 3
+_INCOMPLETE = object()
 
 
 class Call:
-    __slots__ = ("future", "packed", "rest", "script", "sent_at")
+    __slots__ = ("future", "packed", "parts", "script", "sent_at")
 
-    def __init__(self, future: "Future[Any]", packed: bytes, script: Script | None, rest: tuple[Part, ...]) -> None:
+    def __init__(self, future: "Future[Any]", packed: bytes, script: Script | None, parts: tuple[Part, ...]) -> None:
         self.future = future
         self.packed = packed
         self.script = script
-        self.rest = rest
+        self.parts = parts
         self.sent_at = 0.0
 
 
@@ -59,7 +64,7 @@ class Owner(Protocol):
         ...
 
 
-class Pipe:
+class Pipe(asyncio.Protocol):
     """One connection and the calls under way on it."""
 
     def __init__(self, owner: Owner, connection: AbstractConnection, where: str, call_timeout: float) -> None:
@@ -69,15 +74,17 @@ class Pipe:
         self._patience = call_timeout
         self._connection = connection
         self._loop = asyncio.get_running_loop()
+        self._reader = Reader(protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=_INCOMPLETE)
         self._sent: deque[Call] = deque()
         self._replies = 0
         self._refusals = 0
+        self._rung = False
+        self._full = False
         self._retired = False
         self._timer: Handle | None = None
-        self._bell: Future[None] | None = None
         self._closing: Task[None] | None = None
-        self._reading = self._loop.create_task(self._read())
-        self._writing = self._loop.create_task(self._write())
+        self._transport = self._taken_over(connection)
+        self.ring()
 
     @property
     def under_way(self) -> int:
@@ -90,8 +97,9 @@ class Pipe:
 
     def ring(self) -> None:
         """There is something to send."""
-        if self._bell is not None and not self._bell.done():
-            self._bell.set_result(None)
+        if not self._rung:
+            self._rung = True
+            self._loop.call_soon(self._send)
 
     def end(self, kind: type[LedgerAway], why: str) -> None:
         """Fail what is under way, and close the connection."""
@@ -100,6 +108,9 @@ class Pipe:
         if self._timer is not None:
             self._timer.cancel()
         calls, self._sent = self._sent, deque()
+        if kind is CallTimeout:
+            # Whoever is silent may not read either: to close in order would wait until it does.
+            self._transport.abort()
         self._closing = self._loop.create_task(self._close())
         fail(calls, kind, why)
         self._owner.ended(self, why, kind, in_use=bool(calls))
@@ -109,64 +120,83 @@ class Pipe:
         if self._closing is not None:
             await self._closing
 
+    # What the transport calls
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing is not None:
+            return
+        reader, sent = self._reader, self._sent
+        reader.feed(data)
+        try:
+            while (reply := reader.gets()) is not _INCOMPLETE:
+                if not sent:
+                    self.end(ConnectionLost, f"{self._where} sent a reply that nobody had asked for.")
+                    return
+                self._replies += 1
+                call = sent.popleft()
+                if isinstance(reply, ResponseError):
+                    self._refusals += 1
+                    self._refuse(call, reply)
+                elif not call.future.done():
+                    call.future.set_result(reply)
+        except InvalidResponse as garbled:
+            self._lose(garbled)
+        if self._retired and not sent:
+            self.end(NotSent, "")
+
+    def eof_received(self) -> None:
+        self._lose("the server closed it")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose(exc or "it was closed")
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self.ring()
+
+    def _taken_over(self, connection: AbstractConnection) -> asyncio.Transport:
+        # redis-py has no way to hand a connection over; its streams are left with nothing to read or write.
+        stream, writer = connection._reader, connection._writer  # noqa: SLF001
+        transport: asyncio.Transport = writer.transport  # type: ignore[union-attr, assignment] # it is connected
+        transport.set_protocol(self)
+        # What came before is not told again. Who made us learns of it when it knows us.
+        if stream.at_eof() or transport.is_closing():  # type: ignore[union-attr]
+            self._loop.call_soon(self.eof_received)
+        return transport
+
     async def _close(self) -> None:
-        self._reading.cancel()
-        self._writing.cancel()
-        await asyncio.wait({self._reading, self._writing})
         await self._connection.disconnect(nowait=True)
         self._owner.forget(self)
 
-    async def _write(self) -> None:
-        try:
-            # Once it has ended, what is unsent is for the next connection, even if we were woken before.
-            while not self._retired and self._closing is None:
-                calls = self._owner.take_unsent()
-                if not calls:
-                    self._bell = self._loop.create_future()
-                    await self._bell
-                    continue
-                now = time.monotonic()
-                for call in calls:
-                    call.sent_at = now
-                self._sent.extend(calls)
-                if self._timer is None:
-                    self._watch(self._patience)
-                self._owner.writes += 1
-                await self._connection.send_packed_command([call.packed for call in calls], check_health=False)
-        except (RedisError, OSError) as lost:
-            self._lose(lost)
+    def _send(self) -> None:
+        self._rung = False
+        # Once it has ended, what is unsent is for the next connection, even if we were rung for before.
+        if self._full or self._retired or self._closing is not None:
+            return
+        calls = self._owner.take_unsent()
+        if not calls:
+            return
+        now = time.monotonic()
+        for call in calls:
+            call.sent_at = now
+        self._sent.extend(calls)
+        if self._timer is None:
+            self._watch(self._patience)
+        self._owner.writes += 1
+        self._transport.write(calls[0].packed if len(calls) == 1 else b"".join([call.packed for call in calls]))
 
-    async def _read(self) -> None:
-        read = self._connection.read_response
-        try:
-            while self._sent or not self._retired:
-                try:
-                    reply = await read(disconnect_on_error=False)
-                except REPLIES as error:
-                    self._replies += 1
-                    self._refusals += 1
-                    self._refuse(self._sent.popleft(), error)
-                else:
-                    self._replies += 1
-                    future = self._sent.popleft().future
-                    if not future.done():
-                        future.set_result(reply)
-        except IndexError:
-            self.end(ConnectionLost, f"{self._where} sent a reply that nobody had asked for.")
-        except (RedisError, OSError) as lost:
-            self._lose(lost)
-        else:
-            self.end(NotSent, "")
+    def _lose(self, what: Exception | str) -> None:
+        self.end(ConnectionLost, f"The connection to {self._where} was lost: {what}")
 
-    def _lose(self, lost: Exception) -> None:
-        self.end(ConnectionLost, f"The connection to {self._where} was lost: {lost}")
-
-    def _refuse(self, call: Call, error: Exception) -> None:
+    def _refuse(self, call: Call, error: ResponseError) -> None:
         what = meaning(error)
         if what is Meaning.UNKNOWN_SCRIPT and call.script is not None:
             # It knows the script once it has run it.
             if not call.future.done():
-                call.packed = packed("EVAL", call.script.source, *call.rest)
+                call.packed = packed("EVAL", call.script.source, *call.parts[2:])
                 self._owner.again(call)
         elif what is Meaning.ELSEWHERE:
             why = f"{self._where} is not the server to ask: {said(error)}. Check REDIS_URL if this stays so."
@@ -181,7 +211,6 @@ class Pipe:
         """Send nothing more on it. What is under way is still answered, so that its outcome is known."""
         if not self._retired:
             self._retired = True
-            self.ring()
             self._owner.ended(self, why, NotSent, in_use=True)
 
     def _watch(self, seconds: float) -> None:

@@ -20,9 +20,6 @@ from redis.exceptions import (
 
 from faregate.ledger.port import LedgerAway
 
-REPLIES = (ResponseError, BusyLoadingError, AuthenticationError)
-"""The exceptions of redis-py that are replies; others say that the connection failed."""
-
 _CODES: dict[type[Exception], str] = {
     AskError: "ASK",
     AuthenticationError: "NOAUTH",
@@ -36,7 +33,7 @@ _CODES: dict[type[Exception], str] = {
     ReadOnlyError: "READONLY",
     TryAgainError: "TRYAGAIN",
 }
-# Redis 6 wraps what a command in a script was told; redis-py knows the codes of plain replies only.
+# Redis 6 wraps what a command in a script was told.
 _WRAPPED = re.compile(r"@user_script: ?\d+: -?([A-Z]+) ")
 # What Redis and Valkey say, without a code, where a script does what the user of our connection may not.
 _FORBIDDEN = re.compile(r"The user executing the script can't|ACL failure in script")
@@ -75,19 +72,16 @@ _MEANINGS = {
 }
 
 
-def meaning(error: Exception) -> Meaning:
-    """What one of REPLIES means."""
-    code = _CODES.get(type(error))
-    if code is None:
-        text = str(error)
-        if _FORBIDDEN.search(text):
-            return Meaning.UNABLE
-        wrapped = _WRAPPED.search(text)
-        code = wrapped[1] if wrapped else text.partition(" ")[0]
-    return _MEANINGS.get(code, Meaning.MISTAKE)
+def meaning(reply: ResponseError) -> Meaning:
+    """What a reply means that is the whole of what the server said, its code included."""
+    text = str(reply)
+    if _FORBIDDEN.search(text):
+        return Meaning.UNABLE
+    wrapped = _WRAPPED.search(text)
+    return _MEANINGS.get(wrapped[1] if wrapped else text.partition(" ")[0], Meaning.MISTAKE)
 
 
 def said(error: Exception) -> str:
-    """What the server said, with the code that redis-py has cut off."""
+    """What the server said, with its code if redis-py has cut that off."""
     code = _CODES.get(type(error))
     return str(error).rstrip(".") if code is None else f"{code} {error}".rstrip(".")

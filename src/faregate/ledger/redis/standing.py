@@ -19,7 +19,7 @@ from faregate.ledger.redis.building import SCRIPTS as BUILDING_SCRIPTS
 from faregate.ledger.redis.link import ConnectionLost, Link, NotSent
 from faregate.ledger.redis.lock import SCRIPTS as LOCK_SCRIPTS
 from faregate.ledger.redis.lock import BuildLock
-from faregate.ledger.redis.names import Keys, name_of, shape_named, shape_of
+from faregate.ledger.redis.names import Keys, known_as, shape_named, shape_of
 from faregate.ledger.redis.scripts import load
 from faregate.ledger.seeds import Records
 from faregate.policy.rulebook import Shape
@@ -39,8 +39,8 @@ TRIES = 3
 REBUILD_AGAIN = 0.25
 """Seconds before holds are brought again, or counters built, that are not all there yet although Redis answers."""
 
-COUNTED_MOST = 65_536
-"""Names that are remembered as built."""
+REMEMBERED_MOST = 65_536
+"""Names of counters of which is remembered what is known of their shapes."""
 
 LOOK, JOIN = map(load, ("look", "join"))
 SCRIPTS = (LOOK, JOIN, *BUILDING_SCRIPTS, *LOCK_SCRIPTS)
@@ -91,14 +91,15 @@ class Standing:
         self._newest = 0
         self._changed = asyncio.Event()
         self._entered = 0
+        # Names of counters that are built, and the eras of names: of those that were asked for since `learned` changed.
+        self._counted: set[str] = set()
+        self._eras: dict[str, int] = {}
         self.known = False
         self.epoch = 0
         self.era = 0
         self.state = b""
         self.namespace = b""
         self.learned: dict[Shape, Learned] = {}
-        self.counted: set[bytes] = set()
-        """Names of counters that are built, of those that were asked for since `learned` changed."""
         self.peers: dict[bytes, bytes] = {}
         """The nodes that were alive at the last renewal, and when their leases end (microseconds)."""
         self.rebuilds = 0
@@ -126,17 +127,32 @@ class Standing:
         except TimeoutError:
             raise _being_built() from None
 
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether the standing is known, and the counters of these names are built as far as is remembered."""
+        return self.known and self._counted.issuperset(names)
+
     async def ready(self, counters: Sequence[Counter]) -> None:
         """Return once `counters` are built, learning their shapes if they are new. Raises `LedgerAway`."""
         if not self.known:
             await self.certain()
-        # This is asked for each request, and the answer is nearly always the same: a name is cheaper than a shape.
-        if self.counted.issuperset(map(name_of, counters)):
-            return
-        await self.learn(map(shape_of, counters), PATIENCE)
-        if len(self.counted) > COUNTED_MOST:
-            self.counted.clear()
-        self.counted.update(name_of(counter) for counter in counters if self.learned[shape_of(counter)].ready)
+        shapes = [shape_of(counter) for counter in counters]
+        # Somebody's first request needs no waiting, if others have the same limits.
+        if not self._has_built(shapes):
+            await self.learn(shapes, PATIENCE)
+        if len(self._counted) > REMEMBERED_MOST:
+            self._counted.clear()
+        if self._has_built(shapes):
+            self._counted.update(known_as(counter).name for counter in counters)
+
+    def era_of(self, name: str, counter: Counter) -> int | None:
+        """The era in which the shape of `counter`, whose name is `name`, was learned; None if it was not yet."""
+        # This is asked for each charge, and the answer is nearly always the same: a name is cheaper than a shape.
+        era = self._eras.get(name)
+        if era is None and (learned := self.learned.get(shape_of(counter))) is not None:
+            if len(self._eras) > REMEMBERED_MOST:
+                self._eras.clear()
+            era = self._eras[name] = learned.era
+        return era
 
     async def learn(self, shapes: Iterable[Shape], patience: float = LEARNING_PATIENCE) -> None:
         """Have the counters of `shapes`. Raises `LedgerAway` if that takes longer than `patience` seconds."""
@@ -149,7 +165,7 @@ class Standing:
                     if missing:
                         self._wanted.update(dict.fromkeys(missing))
                         await asyncio.shield(self._widening.begin())
-                    elif all(self.learned[shape].ready for shape in wanted):
+                    elif self._has_built(wanted):
                         return
                     else:
                         self._building.begin()
@@ -176,6 +192,10 @@ class Standing:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _has_built(self, shapes: Iterable[Shape]) -> bool:
+        learned = self.learned
+        return all(shape in learned and learned[shape].ready for shape in shapes)
 
     def _connected(self, server: str) -> None:
         if server.encode() != self._server:
@@ -222,7 +242,8 @@ class Standing:
         self.namespace = keys.namespace(self.epoch)
         if learned != self.learned:
             self.learned = learned
-            self.counted.clear()
+            self._counted.clear()
+            self._eras.clear()
         self.known = True
         if self._entered != self.epoch:
             self._enter_soon()

@@ -12,16 +12,21 @@
 -- An outbox is a stream of rows: field `r<request id>` a record, `u<user id>` a person.
 -- What is over leaves `x:<request id>`: `r` when it was released, `<era> <entry> <node>` when it was settled: where its
 -- row is in the outbox of that node.
--- Moments are microseconds since the epoch of Unix: exact in a double, as all amounts below 2^53 are.
+-- Moments are microseconds since the epoch of Unix: exact in a double, as all amounts below 2^53 are. They and amounts are
+-- kept as the text that they came in where nothing is to be calculated: to turn a number into text costs more than
+-- anything else that a script does on its own. So does each call of a command: what can be had in one is had in one.
+
+local call, sub = redis.call, string.sub
 
 local MINUTE = 60000000
 local MINUTE_KEPT = 125000 -- milliseconds
+local MINUTE_LEFT = 95000 -- what a minute that was touched has left of them, at least
 
 local SETTLED = '^(%d+) (%S+) (.*)$'
 local STALE = {'stale'}
 
 local function is_stale()
-  return redis.call('GET', KEYS[1]) ~= ARGV[1]
+  return call('GET', KEYS[1]) ~= ARGV[1]
 end
 
 -- The server's own clock, but where the caller turns the hands itself.
@@ -29,7 +34,7 @@ local function moment(given)
   if given ~= '' then
     return tonumber(given)
   end
-  local time = redis.call('TIME')
+  local time = call('TIME')
   return time[1] * 1000000 + time[2]
 end
 
@@ -39,22 +44,22 @@ local function text(number)
 end
 
 local function kind_of(name)
-  return string.sub(name, 1, 1)
+  return sub(name, 1, 1)
 end
 
 -- How much of what a minute counts is of entries that do not count at `at`, and these entries.
 local function outside(ns, name, at)
   local times = ns .. '@' .. name
-  local ids = redis.call('ZRANGEBYSCORE', times, '-inf', text(at - MINUTE))
+  local ids = call('ZRANGEBYSCORE', times, '-inf', text(at - MINUTE))
   -- From a clock that was ahead, and was set back since.
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', times, '(' .. text(at + MINUTE), '+inf')) do
+  for _, id in ipairs(call('ZRANGEBYSCORE', times, '(' .. text(at + MINUTE), '+inf')) do
     ids[#ids + 1] = id
   end
   local used, held = 0, 0
   for _, id in ipairs(ids) do
-    local entry = redis.call('HGET', ns .. name, 'e' .. id)
+    local entry = call('HGET', ns .. name, 'e' .. id)
     if entry then
-      local amount = tonumber(string.sub(entry, 2))
+      local amount = tonumber(sub(entry, 2))
       if kind_of(entry) == 'h' then
         held = held + amount
       else
@@ -72,115 +77,127 @@ local function forget(ns, name, at)
     return
   end
   for _, id in ipairs(ids) do
-    redis.call('HDEL', ns .. name, 'e' .. id)
-    redis.call('ZREM', ns .. '@' .. name, id)
+    call('HDEL', ns .. name, 'e' .. id)
+    call('ZREM', ns .. '@' .. name, id)
   end
   if used > 0 then
-    redis.call('HINCRBY', ns .. name, 'u', -used)
+    call('HINCRBY', ns .. name, 'u', text(-used))
   end
   if held > 0 then
-    redis.call('HINCRBY', ns .. name, 'h', -held)
+    call('HINCRBY', ns .. name, 'h', text(-held))
   end
 end
 
 -- What is used and held on a counter, and whether it exists.
-local function balance(ns, name)
-  local fields = redis.call('HMGET', ns .. name, 'b', 'u', 'h')
-  local exists = fields[1] or fields[2] or fields[3]
-  return (tonumber(fields[1]) or 0) + (tonumber(fields[2]) or 0), tonumber(fields[3]) or 0, exists
+local function balance(key)
+  local fields = call('HMGET', key, 'b', 'u', 'h')
+  local base, used, held = fields[1], fields[2], fields[3]
+  return (base and tonumber(base) or 0) + (used and tonumber(used) or 0), held and tonumber(held) or 0,
+    base or used or held
+end
+
+-- Let a counter go at `gone`, in milliseconds since the epoch of Unix; never where that is ''.
+local function keep_until(key, gone, now)
+  if gone ~= '' then
+    call('PEXPIRE', key, text(math.max(1, gone - math.floor(now / 1000))))
+  end
 end
 
 local function keep_minute(ns, name)
-  redis.call('PEXPIRE', ns .. name, MINUTE_KEPT)
-  redis.call('PEXPIRE', ns .. '@' .. name, MINUTE_KEPT)
+  call('PEXPIRE', ns .. name, MINUTE_KEPT)
+  call('PEXPIRE', ns .. '@' .. name, MINUTE_KEPT)
+end
+
+-- Add an entry to a minute.
+local function enter_minute(ns, name, id, letter, amount, at, is_new)
+  local key, times = ns .. name, ns .. '@' .. name
+  call('ZADD', times, text(at), id)
+  call('HSET', key, 'e' .. id, letter .. amount)
+  call('HINCRBY', key, letter, amount)
+  -- What is over is forgotten only now and then, and where it is in the way.
+  if is_new or call('PTTL', times) < MINUTE_LEFT then
+    forget(ns, name, at)
+    keep_minute(ns, name)
+  end
 end
 
 -- Hold `amount` of a counter for a request.
-local function hold_on(ns, name, id, amount, at, ttl, is_new)
-  local key = ns .. name
+local function hold_on(ns, name, id, amount, at, now, gone, is_new)
   if kind_of(name) == 'm' then
-    redis.call('ZADD', ns .. '@' .. name, text(at), id)
-    redis.call('HSET', key, 'e' .. id, 'h' .. text(amount))
-    redis.call('HINCRBY', key, 'h', amount)
-    keep_minute(ns, name)
+    enter_minute(ns, name, id, 'h', amount, at, is_new)
     return
   end
-  redis.call('HINCRBY', key, 'h', amount)
-  if is_new and ttl ~= '' then
-    redis.call('PEXPIRE', key, ttl)
+  local key = ns .. name
+  call('HINCRBY', key, 'h', amount)
+  if is_new then
+    keep_until(key, gone, now)
   end
 end
 
--- Give back what a request holds of a counter.
+-- Give back what a request holds of a counter. Whether there was such a counter.
 local function give_back(ns, name, id, amount)
   local key = ns .. name
   local kind = kind_of(name)
   if kind == 'm' then
     -- Its minute may be over, and its entry forgotten, before the request is.
-    local entry = redis.call('HGET', key, 'e' .. id)
+    local entry = call('HGET', key, 'e' .. id)
     if not entry or kind_of(entry) ~= 'h' then
-      return
+      return false
     end
-    redis.call('HDEL', key, 'e' .. id)
-    redis.call('ZREM', ns .. '@' .. name, id)
-    amount = tonumber(string.sub(entry, 2))
+    call('HDEL', key, 'e' .. id)
+    call('ZREM', ns .. '@' .. name, id)
+    amount = sub(entry, 2)
   end
-  if amount == 0 then
-    return -- minus nothing is not an integer to Redis
+  if amount == '0' then
+    return false -- minus nothing is not an integer to Redis, so there may be none
   end
-  local left = redis.call('HINCRBY', key, 'h', -amount)
+  local left = call('HINCRBY', key, 'h', '-' .. amount)
   -- Below nothing: the window was over, and the counter gone, before the request was.
   if left < 0 or (left == 0 and kind == 's') then
-    redis.call('DEL', key)
+    call('DEL', key)
+    return false
   end
+  return true
 end
 
--- Charge `amount` to a counter for a request that was admitted at `at`.
-local function charge(ns, name, id, amount, at, now, ttl, is_new)
-  local key = ns .. name
+-- Charge `amount` to a counter for a request that was admitted at `at`. `is_new` if the counter may be.
+local function charge(ns, name, id, amount, at, now, gone, is_new)
   local kind = kind_of(name)
-  if kind == 's' or amount == 0 then
+  if kind == 's' or amount == '0' then
     return
   end
   if kind == 'm' then
-    if at <= now - MINUTE then
-      return
+    if at > now - MINUTE then
+      enter_minute(ns, name, id, 'u', amount, at, is_new)
     end
-    redis.call('ZADD', ns .. '@' .. name, text(at), id)
-    redis.call('HSET', key, 'e' .. id, 'u' .. text(amount))
-    redis.call('HINCRBY', key, 'u', amount)
-    keep_minute(ns, name)
     return
   end
-  -- The first charge, too: what was held may have been the last of a counter that was gone.
-  local used = redis.call('HINCRBY', key, 'u', amount)
-  if (is_new or used == amount) and ttl ~= '' then
-    redis.call('PEXPIRE', key, ttl)
+  local key = ns .. name
+  call('HINCRBY', key, 'u', amount)
+  if is_new then
+    keep_until(key, gone, now)
   end
 end
 
 -- Turn what a request holds of a minute into `amount` that it used, where it stands. False where that cannot be.
 local function became_used(ns, name, id, amount, at, now)
-  if kind_of(name) ~= 'm' or amount == 0 or at <= now - MINUTE then
+  if kind_of(name) ~= 'm' or amount == '0' or at <= now - MINUTE then
     return false
   end
-  local key = ns .. name
-  local entry = redis.call('HGET', key, 'e' .. id)
+  local key, field = ns .. name, 'e' .. id
+  local fields = call('HMGET', key, field, 'u', 'h')
+  local entry = fields[1]
   if not entry or kind_of(entry) ~= 'h' then
     return false
   end
-  redis.call('HSET', key, 'e' .. id, 'u' .. text(amount))
-  redis.call('HINCRBY', key, 'u', amount)
-  local held = tonumber(string.sub(entry, 2))
-  if held > 0 then
-    redis.call('HINCRBY', key, 'h', -held)
-  end
+  local used, held = (tonumber(fields[2]) or 0) + amount, (tonumber(fields[3]) or 0) - sub(entry, 2)
+  call('HSET', key, field, 'u' .. amount, 'u', text(used), 'h', text(held))
   return true
 end
 
--- The amounts that a hold keeps, by counter, and the rest of it by letter. Nothing where there is no such hold.
+-- What a hold keeps on counters, and the rest of it by letter: text. Nothing where there is no such hold.
 local function read_hold(ns, id)
-  local flat = redis.call('HGETALL', ns .. 'h:' .. id)
+  local flat = call('HGETALL', ns .. 'h:' .. id)
   if #flat == 0 then
     return nil, nil
   end
@@ -189,13 +206,13 @@ local function read_hold(ns, id)
     if #flat[i] == 1 then
       rest[flat[i]] = flat[i + 1]
     else
-      amounts[flat[i]] = tonumber(flat[i + 1])
+      amounts[flat[i]] = flat[i + 1]
     end
   end
   return amounts, rest
 end
 
 local function drop_hold(ns, id, rest)
-  redis.call('DEL', ns .. 'h:' .. id)
-  redis.call('ZREM', ns .. 'n:' .. rest.n, id)
+  call('DEL', ns .. 'h:' .. id)
+  call('ZREM', ns .. 'n:' .. rest.n, id)
 end

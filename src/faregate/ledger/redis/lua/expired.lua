@@ -6,22 +6,22 @@ if is_stale() then
 end
 local ns, now, most, heir = ARGV[2], moment(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local reply = {'expired'}
-if tonumber(redis.call('GET', KEYS[3]) or 0) > now then
+if tonumber(call('GET', KEYS[3]) or 0) > now then
   return reply
 end
 local found = {}
-local nodes = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now), 'WITHSCORES')
+local nodes = call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now), 'WITHSCORES')
 for n = 1, #nodes, 2 do
   if nodes[n] ~= heir then
     local renewed = tonumber(nodes[n + 1])
-    local ids = redis.call('ZRANGEBYSCORE', ns .. 'n:' .. nodes[n], '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, most)
+    local ids = call('ZRANGEBYSCORE', ns .. 'n:' .. nodes[n], '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, most)
     for i = 1, #ids, 2 do
       found[#found + 1] = {id = ids[i], node = nodes[n], ended = math.max(renewed, tonumber(ids[i + 1]))}
     end
   end
 end
 for _, hold in ipairs(found) do
-  hold.at = tonumber(redis.call('HGET', ns .. 'h:' .. hold.id, 'a') or 0)
+  hold.at = tonumber(call('HGET', ns .. 'h:' .. hold.id, 'a') or 0)
 end
 table.sort(found, function(one, other)
   if one.ended ~= other.ended then
@@ -33,13 +33,13 @@ for i = 1, math.min(#found, most) do
   local hold = found[i]
   if heir ~= '' then
     hold.ended = now + tonumber(ARGV[6])
-    redis.call('ZREM', ns .. 'n:' .. hold.node, hold.id)
-    redis.call('ZADD', ns .. 'n:' .. heir, text(hold.ended), hold.id)
-    redis.call('ZADD', KEYS[2], 'NX', 0, heir)
-    redis.call('HSET', ns .. 'h:' .. hold.id, 'n', heir)
+    call('ZREM', ns .. 'n:' .. hold.node, hold.id)
+    call('ZADD', ns .. 'n:' .. heir, text(hold.ended), hold.id)
+    call('ZADD', KEYS[2], 'NX', 0, heir)
+    call('HSET', ns .. 'h:' .. hold.id, 'n', heir)
   end
   reply[#reply + 1] = hold.id
   reply[#reply + 1] = text(hold.ended)
-  reply[#reply + 1] = redis.call('HGETALL', ns .. 'h:' .. hold.id)
+  reply[#reply + 1] = call('HGETALL', ns .. 'h:' .. hold.id)
 end
 return reply

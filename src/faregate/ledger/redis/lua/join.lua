@@ -4,7 +4,7 @@ if is_stale() then
   return STALE
 end
 for i = 4, #ARGV, 2 do
-  redis.call('ZADD', KEYS[2], 'GT', ARGV[i + 1], ARGV[i])
+  call('ZADD', KEYS[2], 'GT', ARGV[i + 1], ARGV[i])
 end
-redis.call('SADD', ARGV[2] .. 'joined', ARGV[3])
+call('SADD', ARGV[2] .. 'joined', ARGV[3])
 return {'joined'}

@@ -6,9 +6,9 @@ end
 local ns, node = ARGV[2], ARGV[3]
 local holds = {}
 for i = 4, #ARGV do
-  local hold = redis.call('HGETALL', ns .. 'h:' .. ARGV[i])
-  if #hold > 0 and redis.call('ZSCORE', ns .. 'n:' .. node, ARGV[i]) then
+  local hold = call('HGETALL', ns .. 'h:' .. ARGV[i])
+  if #hold > 0 and call('ZSCORE', ns .. 'n:' .. node, ARGV[i]) then
     holds[#holds + 1] = hold
   end
 end
-return {'mine', redis.call('ZRANGE', ns .. 'n:' .. node, 0, -1), holds}
+return {'mine', call('ZRANGE', ns .. 'n:' .. node, 0, -1), holds}

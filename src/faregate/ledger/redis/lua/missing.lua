@@ -4,8 +4,8 @@ if is_stale() then
   return STALE
 end
 local reply = {'missing'}
-for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. text(moment(ARGV[3])), '+inf')) do
-  if redis.call('SISMEMBER', ARGV[2] .. 'joined', node) == 0 then
+for _, node in ipairs(call('ZRANGEBYSCORE', KEYS[2], '(' .. text(moment(ARGV[3])), '+inf')) do
+  if call('SISMEMBER', ARGV[2] .. 'joined', node) == 0 then
     reply[#reply + 1] = node
   end
 end

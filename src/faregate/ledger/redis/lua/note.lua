@@ -3,7 +3,7 @@ if is_stale() then
   return STALE
 end
 local hold = ARGV[2] .. 'h:' .. ARGV[3]
-if redis.call('EXISTS', hold) == 1 then
-  redis.call('HSET', hold, 'g', ARGV[4])
+if call('EXISTS', hold) == 1 then
+  call('HSET', hold, 'g', ARGV[4])
 end
 return {'noted'}

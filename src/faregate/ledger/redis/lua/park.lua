@@ -9,9 +9,9 @@ if amounts and not rest.p then
   for name, held in pairs(amounts) do
     if kind_of(name) == 's' then
       give_back(ns, name, id, held)
-      redis.call('HDEL', ns .. 'h:' .. id, name)
+      call('HDEL', ns .. 'h:' .. id, name)
     end
   end
-  redis.call('HSET', ns .. 'h:' .. id, 'p', '1')
+  call('HSET', ns .. 'h:' .. id, 'p', '1')
 end
 return {'parked'}

@@ -6,7 +6,7 @@ end
 local ns, now = ARGV[2], moment(ARGV[3])
 local reply = {'seen'}
 for i = 4, #ARGV do
-  local used, held = balance(ns, ARGV[i])
+  local used, held = balance(ns .. ARGV[i])
   if kind_of(ARGV[i]) == 'm' then
     local _, over_used, over_held = outside(ns, ARGV[i], now)
     used, held = used - over_used, held - over_held

@@ -3,11 +3,11 @@
 if is_stale() then
   return STALE
 end
-if redis.call('GET', KEYS[2]) ~= ARGV[2] then
+if call('GET', KEYS[2]) ~= ARGV[2] then
   return {'lost'}
 end
 for i = 4, #ARGV, 2 do
-  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+  call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 end
-redis.call('PUBLISH', ARGV[3], 'standing')
+call('PUBLISH', ARGV[3], 'standing')
 return {'ready'}

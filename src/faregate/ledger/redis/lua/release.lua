@@ -11,5 +11,5 @@ if amounts then
   end
   drop_hold(ns, id, rest)
 end
-redis.call('SET', ns .. 'x:' .. id, 'r', 'NX', 'EX', ARGV[4])
+call('SET', ns .. 'x:' .. id, 'r', 'NX', 'EX', ARGV[4])
 return {'released'}

@@ -7,15 +7,15 @@ if is_stale() then
   return STALE
 end
 local lease, now = tonumber(ARGV[4]), moment(ARGV[5])
-if tonumber(redis.call('ZSCORE', KEYS[2], ARGV[3]) or 0) <= now then
-  redis.call('PUBLISH', ARGV[7], 'node')
+if tonumber(call('ZSCORE', KEYS[2], ARGV[3]) or 0) <= now then
+  call('PUBLISH', ARGV[7], 'node')
 end
-redis.call('ZADD', KEYS[2], text(now + lease), ARGV[3])
+call('ZADD', KEYS[2], text(now + lease), ARGV[3])
 if ARGV[6] == '1' then
-  redis.call('SET', KEYS[3], text(now + lease), 'PX', text(lease / 1000))
+  call('SET', KEYS[3], text(now + lease), 'PX', text(lease / 1000))
 end
 local reply = {'renewed', text(now)}
-for _, part in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. text(now), '+inf', 'WITHSCORES')) do
+for _, part in ipairs(call('ZRANGEBYSCORE', KEYS[2], '(' .. text(now), '+inf', 'WITHSCORES')) do
   reply[#reply + 1] = part
 end
 return reply

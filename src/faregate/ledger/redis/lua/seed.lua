@@ -1,27 +1,27 @@
 -- Set what counters start from; repeating it changes nothing.
--- KEYS: state, lock. ARGV: state, namespace, owner of the lock, then for each: name, time to live in ms or '', amount,
+-- KEYS: state, lock. ARGV: state, namespace, owner of the lock, now, then for each: name, when it is gone or '', amount,
 -- and for a minute request id and when it was admitted, else '' and ''. -> 'set' | 'lost' | 'stale'
 if is_stale() then
   return STALE
 end
-if redis.call('GET', KEYS[2]) ~= ARGV[3] then
+if call('GET', KEYS[2]) ~= ARGV[3] then
   return {'lost'}
 end
-local ns = ARGV[2]
-for i = 4, #ARGV, 5 do
-  local name, ttl, amount, id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+local ns, now, minutes = ARGV[2], moment(ARGV[4]), {}
+for i = 5, #ARGV, 5 do
+  local name, amount, id = ARGV[i], ARGV[i + 2], ARGV[i + 3]
   if kind_of(name) == 'm' then
-    if redis.call('HEXISTS', ns .. name, 'e' .. id) == 0 then
-      redis.call('ZADD', ns .. '@' .. name, ARGV[i + 4], id)
-      redis.call('HSET', ns .. name, 'e' .. id, 'u' .. amount)
-      redis.call('HINCRBY', ns .. name, 'u', amount)
-      keep_minute(ns, name)
+    if call('HSETNX', ns .. name, 'e' .. id, 'u' .. amount) == 1 then
+      call('ZADD', ns .. '@' .. name, ARGV[i + 4], id)
+      minutes[name] = (minutes[name] or 0) + amount
     end
   else
-    redis.call('HSET', ns .. name, 'b', amount)
-    if ttl ~= '' then
-      redis.call('PEXPIRE', ns .. name, ttl)
-    end
+    call('HSET', ns .. name, 'b', amount)
+    keep_until(ns .. name, ARGV[i + 1], now)
   end
+end
+for name, amount in pairs(minutes) do
+  call('HINCRBY', ns .. name, 'u', text(amount))
+  keep_minute(ns, name)
 end
 return {'set'}

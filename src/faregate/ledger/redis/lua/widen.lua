@@ -1,11 +1,11 @@
 -- Begin a new era in the same epoch, with further shapes, whose counters are built afterwards.
 -- KEYS: state, shapes, lock. ARGV: owner of the lock, epoch, era, channel, shapes. -> 1, or 0 if that cannot be now
-if redis.call('GET', KEYS[3]) ~= ARGV[1] or string.match(redis.call('GET', KEYS[1]) or '', '^%d+') ~= ARGV[2] then
+if call('GET', KEYS[3]) ~= ARGV[1] or string.match(call('GET', KEYS[1]) or '', '^%d+') ~= ARGV[2] then
   return 0
 end
-redis.call('SET', KEYS[1], ARGV[2] .. '.' .. ARGV[3])
+call('SET', KEYS[1], ARGV[2] .. '.' .. ARGV[3])
 for i = 5, #ARGV do
-  redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[3] .. '+')
+  call('HSETNX', KEYS[2], ARGV[i], ARGV[3] .. '+')
 end
-redis.call('PUBLISH', ARGV[4], 'standing')
+call('PUBLISH', ARGV[4], 'standing')
 return 1

@@ -2,8 +2,8 @@
 -- last repetitions of a call that was thought lost.
 -- KEYS: outbox. ARGV: namespace, seconds, number of entries, entries, request ids. -> 'written'
 local count = tonumber(ARGV[3])
-redis.call('XDEL', KEYS[1], unpack(ARGV, 4, 3 + count))
+call('XDEL', KEYS[1], unpack(ARGV, 4, 3 + count))
 for i = 4 + count, #ARGV do
-  redis.call('EXPIRE', ARGV[1] .. 'x:' .. ARGV[i], ARGV[2])
+  call('EXPIRE', ARGV[1] .. 'x:' .. ARGV[i], ARGV[2])
 end
 return {'written'}
