@@ -3,17 +3,19 @@
 import asyncio
 import os
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import pytest
-from databases import postgres_database
+from databases import DEADLINE, postgres_database
 from rows import NOON, person, record
 
 from faregate.accounting.outbox import Outbox
 from faregate.store import postgresql
 from faregate.store.errors import StoreError, StoreUnavailable
 from faregate.store.store import Store, UsageQuery
+
+OTHERS = "FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
 
 
 @pytest.fixture
@@ -95,7 +97,8 @@ async def test_a_role_that_may_not_make_tables_says_so(database, postgres):
         await Store.open(postgres.url(name, user="guest"))
 
 
-async def test_a_statement_that_does_not_end_is_given_up_and_can_be_tried_again(database, monkeypatch):
+@pytest.mark.parametrize("people", [(), (person(),)], ids=["alone", "with a person"])
+async def test_a_statement_that_does_not_end_is_given_up_and_can_be_tried_again(database, monkeypatch, people):
     monkeypatch.setattr(postgresql, "COMMAND_TIMEOUT", 0.3)
     store = await Store.open(database.url)
     async with another_session(database) as other:
@@ -103,20 +106,44 @@ async def test_a_statement_that_does_not_end_is_given_up_and_can_be_tried_again(
         await transaction.start()
         await other.execute("LOCK TABLE usage_records")
         with pytest.raises(StoreUnavailable, match="did not answer in time; try again"):
-            await store.write([person()], [record()])
+            await store.write(people, [record()])
         await transaction.rollback()
     assert (await store.load()).users == ()
-    await store.write([person()], [record()])
+    await store.write(people, [record()])
     assert await written(store) == ["r-1"]
     await store.close()
 
 
 async def test_a_store_uses_no_more_connections_than_its_pool_has(store, database):
-    await asyncio.gather(*(store.write([person(f"u-{n}")], [record(f"r-{n}")]) for n in range(40)))
-    [(sessions,)] = database.sql(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
-    )
+    with_people = (store.write([person(f"u-{n}")], [record(f"r-{n}")]) for n in range(40))
+    alone = (store.write([], [record(f"alone-{n}")]) for n in range(40))
+    await asyncio.gather(*with_people, *alone)
+    [(sessions,)] = database.sql(f"SELECT count(*) {OTHERS}")
     assert int(sessions) <= 5
+
+
+async def test_a_store_that_is_closed_has_no_connection(database):
+    store = await Store.open(database.url)
+    await store.write([person()], [record()])
+    await store.write([], [record("r-2")])
+    assert database.sql(f"SELECT count(*) > 0 {OTHERS}") == [("t",)]
+    await store.close()
+    async with asyncio.timeout(DEADLINE):
+        # The server is another process, which does not tell when it has let go.
+        while database.sql(f"SELECT count(*) {OTHERS}") != [("0",)]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_records_are_written_on_when_the_server_has_ended_the_connection(store, database):
+    await store.write([], [record("before")])
+    database.sql(f"SELECT pg_terminate_backend(pid) {OTHERS}")
+    async with asyncio.timeout(DEADLINE):
+        # One that ends under a write is noticed by that one.
+        while True:
+            with suppress(StoreUnavailable):
+                await store.write([], [record("after", at=NOON + 1)])
+                break
+    assert await written(store) == ["before", "after"]
 
 
 async def test_two_nodes_that_meet_the_same_new_people_both_keep_them(database):
@@ -145,10 +172,7 @@ async def test_a_row_that_the_database_refuses_does_not_stop_the_others(store):
 
 async def test_connections_that_the_server_ended_are_replaced_unnoticed(store, database):
     await asyncio.gather(*(store.ping() for _ in range(5)))
-    database.sql(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND pid != pg_backend_pid()"
-    )
+    database.sql(f"SELECT pg_terminate_backend(pid) {OTHERS}")
     await asyncio.gather(*(store.ping() for _ in range(5)))
 
 

@@ -56,7 +56,8 @@ async def test_of_many_that_begin_an_era_at_once_each_gets_its_own(nodes):
     assert sorted(begun) == list(range(1, 19))
 
 
-async def test_a_charge_of_an_era_that_is_over_comes_back_unwritten_and_all_else_is_written(store):
+@pytest.mark.parametrize("people", [(), (person(),)], ids=["alone", "with a person"])
+async def test_a_charge_of_an_era_that_is_over_comes_back_unwritten_and_all_else_is_written(store, people):
     for _ in range(3):
         await store.next_era()
     late = [record("late of 1", era=1), record("late of 2", era=2, status=Status.FAILED)]
@@ -66,9 +67,9 @@ async def test_a_charge_of_an_era_that_is_over_comes_back_unwritten_and_all_else
         record("refused", status=Status.REFUSED, requests=0, era=1),
         record("pending", status=Status.PENDING, cost=None, era=1),
     ]
-    assert await store.write([person()], [*late, *others]) == late
+    assert await store.write(people, [*late, *others]) == late
     assert await written(store) == {other.facts.request_id for other in others}
-    assert (await store.load()).users == (person(),)
+    assert (await store.load()).users == people
 
 
 async def test_what_is_late_is_written_when_it_was_charged_again(store):

@@ -45,6 +45,12 @@ async def test_what_is_pending_is_not_added_up_before_it_is_final(store, databas
     assert stale(database) == [(0, 1), (1, 1)]
 
 
+async def test_what_was_there_already_makes_nothing_stale_again(store, database):
+    for _ in range(2):
+        await store.write([], [record(), record("a", at=NOON + HOUR)])
+    assert stale(database) == [(0, 1), (1, 1)]
+
+
 async def test_what_is_late_and_not_written_makes_nothing_stale(store, database):
     for _ in range(2):
         await store.next_era()
