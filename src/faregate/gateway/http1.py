@@ -175,7 +175,8 @@ class Exchange:
         self._error: Exception | None = None
         self._started = False
         self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: dict[bytes, bytes] = {}
+        """By lower-cased name; of several of one name the first."""
         self.received = False
         self.idle_bytes = 0
         self.complete = False
@@ -185,10 +186,7 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this lower-cased name."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        return self.headers.get(name)
 
     @property
     def has_more(self) -> bool:
@@ -329,7 +327,7 @@ class Exchange:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._started:
-            self.headers.append((name.lower(), value))
+            self.headers.setdefault(name.lower(), value)
 
     def on_headers_complete(self) -> None:
         if self.complete:

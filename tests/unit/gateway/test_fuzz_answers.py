@@ -68,7 +68,7 @@ async def told(pieces: list[bytes]) -> Told:
     assert exchange.complete is (failure is None)
     assert not connection.reusable
     assert not timers()
-    return Told(exchange.status, exchange.headers if exchange.status else [], body, failure, reusable)
+    return Told(exchange.status, list(exchange.headers.items()) if exchange.status else [], body, failure, reusable)
 
 
 def run(pieces: list[bytes]) -> Told:
@@ -136,7 +136,7 @@ def test_an_answer_without_end_is_not_kept_in_memory(beginning: bytes, fill: byt
         for _ in wire.receive([endless[at : at + size] for at in range(0, len(endless), size)]):
             pass
         assert wire.paused or wire.over
-        assert sum(len(name) + len(value) for name, value in exchange.headers) <= most_header_bytes + size
+        assert sum(len(name) + len(value) for name, value in exchange.headers.items()) <= most_header_bytes + size
         if wire.paused:
             assert len(exchange.take()) <= high_water + size
             assert not wire.paused
