@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def upstream_settings(
         first_byte_timeout=settings.upstream_first_byte_timeout,
         idle_timeout=settings.upstream_idle_timeout,
         keys=keys,
+        proxy=settings.proxy_for(base_url),
     )
 
 
@@ -142,7 +144,7 @@ class Faregate:
                 settings.upstream_queue_seconds,
             ),
             models,
-            new_id=_new_id,
+            new_id=_ids(),
             ledger_away=books.away,
             log_requests=settings.log_mode is LogMode.METADATA,
             max_in_flight=settings.max_in_flight,
@@ -266,9 +268,15 @@ def prepare_data_dir(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
-def _new_id() -> str:
-    # Begins with the time, so that ids sort as the requests came.
-    return f"req-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+def _ids() -> Callable[[], str]:
+    """A source of ids that no other process has."""
+    source, number = secrets.token_hex(5), count()
+
+    def new_id() -> str:
+        # Begins with the time, so that ids sort as the requests came.
+        return f"req-{time.time_ns() // 1_000_000:012x}{source}{next(number) & 0xFFFFFF:06x}"
+
+    return new_id
 
 
 def _quoted(text: str) -> bytes:

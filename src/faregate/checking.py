@@ -132,13 +132,15 @@ async def _upstream(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding(True, "OPENROUTER_API_KEY", "not set: the built-in simulator will answer")
         return
     base = settings.openrouter_base_url
+    proxy = settings.proxy_for(base)
+    way = "" if proxy is None else f", through the proxy {proxy}"
     upstream = Upstream(upstream_settings(settings, base, keys[0].key.get_secret_value(), keys))
     try:
         status, body = await upstream.get_json(b"/models", MOST_BYTES)
         if status != 200:
-            yield Finding(False, "OPENROUTER_BASE_URL", f"{base} answers HTTP {status} for the model list")
+            yield Finding(False, "OPENROUTER_BASE_URL", f"{base} answers HTTP {status} for the model list{way}")
             return
-        yield Finding(True, "OPENROUTER_BASE_URL", f"{base} lists {len(Catalogue.parse(body))} models")
+        yield Finding(True, "OPENROUTER_BASE_URL", f"{base} lists {len(Catalogue.parse(body))} models{way}")
         variable = "OPENROUTER_API_KEY" if settings.openrouter_api_keys is None else "OPENROUTER_API_KEYS"
         for key in upstream.keys.by_standing():
             which = "this key" if settings.openrouter_api_keys is None else f"the key {key.name}"

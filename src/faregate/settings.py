@@ -1,6 +1,7 @@
 """Every setting of Faregate: its name, its default, its meaning. Read from the environment, then from `.env`."""
 
 import hashlib
+import os
 import re
 from calendar import monthrange
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from faregate.proxies import Proxy, proxy_for
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 
@@ -99,6 +102,19 @@ SHORTEST_RETENTION_DAYS = 31
 REDIS_URL = re.compile(r"(?:(?:rediss?|valkeys?)(?:\+sentinel|\+cluster)?://[^\s/]|unix://(?:[^\s/]*@)?/)\S*")
 
 
+class _Environment(EnvSettingsSource):
+    """The environment, as curl reads it where names of both cases are in use: for proxies.
+
+    Of two the lower-case one wins. HTTP_PROXY is not read: under CGI whoever sends a header named Proxy would set it.
+    """
+
+    def __init__(self, settings: type[BaseSettings]) -> None:
+        super().__init__(settings)
+        # Upper case sorts before lower case.
+        found = sorted((name, value) for name, value in os.environ.items() if value and name != "HTTP_PROXY")
+        self.env_vars = {name.lower(): value for name, value in found}
+
+
 class Settings(BaseSettings):
     """The settings, validated. Secrets are `SecretStr`: they do not show in logs or errors."""
 
@@ -126,6 +142,10 @@ class Settings(BaseSettings):
     openrouter_base_url: str = OPENROUTER_URL
     openrouter_http_referer: str | None = None
     openrouter_x_title: str = "Faregate"
+    https_proxy: SecretStr | None = None
+    http_proxy: SecretStr | None = None
+    all_proxy: SecretStr | None = None
+    no_proxy: str = ""
 
     admin_api_key: SecretStr | None = None
     gateway_api_keys: SecretStr | None = None
@@ -145,6 +165,18 @@ class Settings(BaseSettings):
     upstream_queue_seconds: float = Field(default=10.0, ge=0, le=600, allow_inf_nan=False)
     client_left: OnClientLeft = OnClientLeft.AUTO
     reconcile_delays: str = "2,5,15,60,300,900,3600"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where values come from, what wins first."""
+        return init_settings, _Environment(settings_cls), dotenv_settings, file_secret_settings
 
     @field_validator(
         "identity", "log_mode", "log_level", "ledger_on_outage", "database_migrate", "client_left", mode="before"
@@ -267,6 +299,8 @@ class Settings(BaseSettings):
                 "allow every limit twice; set REDIS_URL to let processes share one ledger"
             )
         self.connections()
+        if self.upstream_keys():
+            self.proxy_for(self.openrouter_base_url)
         return self
 
     def zone(self) -> ZoneInfo:
@@ -322,6 +356,11 @@ class Settings(BaseSettings):
             found[key] = UpstreamKey(name, SecretStr(key), weight)
             names.add(name)
         return tuple(found.values())
+
+    def proxy_for(self, url: str) -> Proxy | None:
+        """The proxy by which `url` is reached, None for none. Raises ValueError, naming the variable."""
+        named = {name: getattr(self, name) for name in ("https_proxy", "http_proxy", "all_proxy")}
+        return proxy_for(url, {name: value.get_secret_value() for name, value in named.items() if value}, self.no_proxy)
 
     def connections(self) -> tuple[Connection, ...]:
         """The connections of GATEWAY_API_KEYS, each `key` or `name:key`. Empty when none is configured.

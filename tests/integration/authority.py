@@ -1,8 +1,11 @@
 """A certificate authority for tests, whose word nobody else takes: its keys never outlive the test."""
 
+import shutil
 import ssl
 import subprocess
 from pathlib import Path
+
+import pytest
 
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
@@ -11,6 +14,8 @@ class Authority:
     """Signs certificates with the machine's `openssl`."""
 
     def __init__(self, folder: Path) -> None:
+        if shutil.which("openssl") is None:
+            pytest.skip("openssl, which makes the certificates, is not on this machine: TLS is not tested")
         self._folder = folder
         self.pem = folder / "authority.pem"
         # fmt: off

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from faregate.gateway import upstream
 from faregate.gateway.http1 import Cut, NoAnswer, NotReached, TooSlow
 from faregate.gateway.upstream import Upstream, UpstreamSettings
 
@@ -327,3 +328,25 @@ async def test_leaving_closes_the_connection() -> None:
         async with asyncio.timeout(5):
             await closed.wait()
         client.done(exchange)
+
+
+async def test_what_a_rush_has_opened_is_closed_when_it_is_of_no_use_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "IDLE_SECONDS", 0.05)
+    opened: list[asyncio.StreamWriter] = []
+    closed = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _number: int) -> None:
+        opened.append(writer)
+        try:
+            while True:
+                await answers(reader, writer, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        finally:
+            opened.remove(writer)
+            if not opened:
+                closed.set()
+
+    async with upstream_that(serve) as client:
+        await asyncio.gather(*(client.get_json(b"/models", 100) for _ in range(30)))
+        # Nobody asks any more.
+        async with asyncio.timeout(20):
+            await closed.wait()

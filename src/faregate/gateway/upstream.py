@@ -1,15 +1,16 @@
 """Connections to OpenRouter: a keep-alive pool over one origin, with our key and our attribution."""
 
 import asyncio
-import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from faregate import __version__
-from faregate.gateway.http1 import Connection, Exchange, NoAnswer, NotReached, TooSlow
+from faregate.gateway.dialing import Dialer
+from faregate.gateway.http1 import Connection, Exchange, NoAnswer, TooSlow
 from faregate.gateway.upstream_keys import Key, UpstreamKeys
+from faregate.proxies import Proxy
 from faregate.settings import UpstreamKey
 
 IDLE_SECONDS = 30.0
@@ -24,7 +25,8 @@ UNUSED_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """Where upstream is, the key to it or the `keys` that share its work, and how long to wait for it (seconds)."""
+    """Where upstream is, and by which `proxy`, the key to it or the `keys` that share its work, and how long to wait
+    for it (seconds)."""
 
     base_url: str
     api_key: str
@@ -34,6 +36,7 @@ class UpstreamSettings:
     first_byte_timeout: float
     idle_timeout: float
     keys: tuple[UpstreamKey, ...] = ()
+    proxy: Proxy | None = None
 
 
 class Upstream:
@@ -43,11 +46,18 @@ class Upstream:
         parts = urlsplit(settings.base_url)
         self._settings = settings
         self._host = parts.hostname or ""
-        self._tls = _tls_context() if parts.scheme == "https" else None
-        self._port = parts.port or (443 if self._tls else 80)
+        tls = parts.scheme == "https"
+        self._dialer = Dialer(
+            self._host,
+            parts.port or (443 if tls else 80),
+            tls=tls,
+            proxy=settings.proxy,
+            timeout=settings.connect_timeout,
+        )
         self._prefix = parts.path.rstrip("/").encode()
         self.keys = UpstreamKeys(settings.keys or (UpstreamKey("default", SecretStr(settings.api_key)),))
         self._pool: list[Connection] = []
+        self._pruning: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.idle_timeout = settings.idle_timeout
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -127,6 +137,8 @@ class Upstream:
         if exchange.complete and connection.reusable:
             connection.idle_since = self._loop.time()
             self._pool.append(connection)
+            if self._pruning is None:
+                self._pruning = self._loop.call_later(IDLE_SECONDS, self._prune)
         else:
             exchange.abort()
 
@@ -134,6 +146,18 @@ class Upstream:
         """End all idle connections."""
         while self._pool:
             self._pool.pop().close()
+        if self._pruning is not None:
+            self._pruning.cancel()
+            self._pruning = None
+
+    def _prune(self) -> None:
+        """Give up what a rush has left: the connection that was used last is the first to be used again."""
+        self._pruning = None
+        oldest = self._loop.time() - IDLE_SECONDS
+        while self._pool and self._pool[0].idle_since <= oldest:
+            self._pool.pop(0).close()
+        if self._pool:
+            self._pruning = self._loop.call_at(self._pool[0].idle_since + IDLE_SECONDS, self._prune)
 
     async def _exchange(self, head: bytes, body: bytes, patience: float) -> Exchange:
         connection = self._idle()
@@ -164,21 +188,7 @@ class Upstream:
         return None
 
     async def _connect(self) -> Connection:
-        timeout = self._settings.connect_timeout
-        try:
-            async with asyncio.timeout(timeout):
-                _, connection = await self._loop.create_connection(
-                    Connection,
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=self._host if self._tls else None,
-                )
-        except TimeoutError:
-            raise NotReached(f"no connection to {self._host}:{self._port} within {timeout:g} s") from None
-        except OSError as error:
-            raise NotReached(f"no connection to {self._host}:{self._port}: {error}") from None
-        return connection
+        return await self._dialer.dial(Connection)
 
 
 async def _answered(exchange: Exchange, patience: float) -> None:
@@ -187,10 +197,3 @@ async def _answered(exchange: Exchange, patience: float) -> None:
     except asyncio.CancelledError:
         exchange.abort()
         raise
-
-
-def _tls_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
