@@ -1,6 +1,6 @@
 """TLS towards upstream, driven by hand: what stands between a raw transport and the protocol that reads the answer.
 
-The event loop's own TLS costs twice as much for each read. This does per read what has to be done: cipher bytes in, the
+The event loop's own TLS costs more for each read. This does per read what has to be done: cipher bytes in, the
 plain bytes of all whole records out, in one call.
 """
 
