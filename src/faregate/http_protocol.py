@@ -64,6 +64,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._patience: asyncio.TimerHandle | None = None
         self._refused = False
         self.gone = False
+        """Whether nothing that is written reaches the client any more."""
         self.on_gone: Callable[[], None] | None = None
         """Called when the client leaves while it is answered by a `Wire`."""
 
@@ -141,7 +142,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.server_state.stopping:
             self.cycle.keep_alive = False
-        if self.scope["method"] != "HEAD" and self.scope["http_version"] == "1.1":
+        if self.scope["method"] != "HEAD" and self.scope["http_version"] in ("1.1", "1.0"):
             self.scope["extensions"] = {EXTENSION: Wire(self, self.cycle)}  # type: ignore[dict-item]
         # Trailers go to a list of their own. They are not headers (RFC 9110, 6.5.1): least of all those of identity.
         self.headers = []
@@ -222,6 +223,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if not self.idle:
             # As when the connection is lost: the application is told, and says no more.
+            self.gone = True
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         error = {"message": message, "type": "invalid_request_error", "code": code, "param": None}

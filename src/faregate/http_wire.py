@@ -46,21 +46,26 @@ class Wire:
         await self._flow.drain()
 
     def on_gone(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when the client leaves before the end of the answer; at once if it has."""
+        """Call `callback` when the client leaves before the end of the answer; at once if it has.
+
+        The request's body must have been received.
+        """
         if self._server.gone:
             callback()
         else:
             self._server.on_gone = callback
+            # The last of a large body may have paused it, and nobody receives any more: the leaving is to be read, too.
+            self._flow.resume_reading()
 
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, chunked: bool = True) -> None:
         """Status and headers; they leave with the first piece, or with `flush`.
 
-        Without `chunked` there is a content-length among `headers`. Raises ValueError for a line break in a header.
+        Without `chunked` there is a content-length among `headers`. To HTTP/1.0, which has no chunks (RFC 9112, 6.1),
+        the end of the connection is the end of the answer. Raises ValueError for a line break in a header; then the
+        answer has not begun.
         """
         cycle = self._cycle
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
-        self._chunked = chunked
+        chunked = chunked and cycle.scope["http_version"] != "1.0"
         lines = [STATUS_LINE[status]]
         lines += [b"%b: %b\r\n" % header for header in cycle.default_headers]
         lines += [b"%b: %b\r\n" % header for header in headers]
@@ -71,14 +76,18 @@ class Wire:
         head = b"".join(lines)
         if not head.count(b"\r") == head.count(b"\n") == len(lines) or b"\0" in head:
             raise ValueError("a header of the answer has a line break in it")
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        self._chunked = chunked
         self._pending.append(head + b"\r\n")
 
     def write(self, data: bytes) -> None:
         """A piece of the body. It leaves with the next `flush`."""
-        if self._chunked:
-            self._pending += (b"%x\r\n" % len(data), data, b"\r\n")
-        else:
+        if not self._chunked:
             self._pending.append(data)
+        elif data:
+            # An empty chunk would be the end.
+            self._pending += (b"%x\r\n" % len(data), data, b"\r\n")
 
     def pass_on(self, data: bytes) -> bool:
         """A piece of the body, at once; False, and nothing is written, where the client does not keep up."""
@@ -106,9 +115,17 @@ class Wire:
         self._server.on_gone = None
         cycle.response_complete = True
         cycle.message_event.set()
+        if self._server.gone:
+            return
         if not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()
+
+    def abandon(self) -> None:
+        """Break the connection off, with what the client has not read: it reads nothing."""
+        # Known at once: to the server the answer is not one that its application has forgotten to complete.
+        self._cycle.disconnected = True
+        self._transport.abort()
 
     def flush(self) -> None:
         """Write what waits."""

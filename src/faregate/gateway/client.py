@@ -68,13 +68,7 @@ class Client:
         """Send status and headers. On a wire they leave with what is sent next, or with `flush`."""
         if self.status:
             return
-        self.status = status
-        if self.gone:
-            return
-        if self._wire is not None:
-            self._wire.begin(status, self._headers(content_type, headers))
-        else:
-            await self._send_head(self._headers(content_type, headers))
+        await self._begin(status, self._headers(content_type, headers))
 
     def flush(self) -> None:
         """Let what was started leave, where nothing else is there to be sent."""
@@ -89,17 +83,14 @@ class Client:
         """Send a piece of the body, as fast as the client reads."""
         if not data or not self.waiting:
             return
-        try:
-            if self._wire is None:
+        if self._wire is None:
+            try:
                 async with asyncio.timeout(self._patience):
                     await self._send({"type": "http.response.body", "body": data, "more_body": True})
-                return
-            if not self._wire.ready:
-                async with asyncio.timeout(self._patience):
-                    await self._wire.drained()
-        except TimeoutError:
-            self._leave()
+            except TimeoutError:
+                self._leave()
             return
+        await self._caught_up()
         if self.waiting:
             self._wire.write(data)
             self._wire.flush_soon()
@@ -119,19 +110,16 @@ class Client:
         """Send a whole answer. Nothing is sent when an answer has begun already."""
         if self.status:
             return
-        self.status = status
+        sent = self._headers(content_type, [(b"content-length", b"%d" % len(body)), *headers])
+        await self._begin(status, sent, chunked=False)
         self._ended = True
         if self.gone:
             return
-        sent = self._headers(content_type, [(b"content-length", b"%d" % len(body)), *headers])
         if self._wire is not None:
-            self._wire.begin(status, sent, chunked=False)
             self._wire.write(body)
             self._wire.end()
         else:
-            await self._send_head(sent)
-            if not self.gone:
-                await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def fail(self, error: ApiError) -> None:
         """Send an error; as the last event where a stream has begun."""
@@ -163,8 +151,26 @@ class Client:
             sent.append(AWAY)
         return sent
 
-    async def _send_head(self, headers: list[tuple[bytes, bytes]]) -> None:
-        await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
+    async def _begin(self, status: int, headers: list[tuple[bytes, bytes]], *, chunked: bool = True) -> None:
+        # Whole answers wait, too: those to a client that asks on and on, and reads nothing, would fill the memory.
+        await self._caught_up()
+        if not self.gone:
+            if self._wire is not None:
+                self._wire.begin(status, headers, chunked=chunked)
+            else:
+                await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self.status = status
+
+    async def _caught_up(self) -> None:
+        """Wait until who is answered on a wire has read what was sent before; by ASGI each message waits for that."""
+        if self._wire is None or self._wire.ready:
+            return
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._wire.drained()
+        except TimeoutError:
+            self._wire.abandon()
+            self._leave()
 
     async def _wait_until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -173,6 +179,8 @@ class Client:
             self._leave()
 
     def _leave(self) -> None:
+        if self.gone:
+            return
         self.gone = True
         if self._on_gone is not None:
             self._on_gone()

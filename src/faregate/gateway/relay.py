@@ -256,6 +256,8 @@ class _Stream:
         self._silent = 0.0
         block = self._splitter.feed(data)
         if not block:
+            # The head need not wait for the rest of the first event.
+            self._client.flush()
             return True
         if self._error is not None or not self._reader.skips(block):
             self._unread = block
@@ -291,7 +293,7 @@ class _Stream:
             await self._client.send(passed.data + self._error.event())
             return
         if reader.done and outcome.usage is not None:
-            await self._relay.settle(outcome, self._status())
+            await self._relay.settle(outcome, self._status(), None if self._client.waiting else CLIENT_LEFT)
         await self._client.send(passed.data)
 
     async def _learn(self) -> None:
