@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rows import NOON, record
 
 from faregate.records import Status, altered
-from faregate.store import engine, rollups, rows
+from faregate.store import engine, reports, rollups, rows
 from faregate.store.errors import JobTaken, RollupFailed, StillStale
 from faregate.store.locks import Lock, try_take
 from faregate.store.reports import Every
@@ -165,6 +165,44 @@ async def test_any_whole_hours_can_be_asked_for(store):
             assert await sums(store, By.MODEL, every, **asked) == expected(written, By.MODEL, every, **asked)
 
 
+async def test_who_used_nothing_in_the_time_is_not_in_its_report(store):
+    written = [used("r-1", at=MIDNIGHT, user_id="early"), refused("r-2", at=NOON, user_id="refused")]
+    await store.write([], [*written, used("r-3", at=MIDNIGHT + 23 * HOUR, user_id="late")])
+    await refresh(store)
+    # The day, without its last hour.
+    when = {"since": MIDNIGHT, "until": MIDNIGHT + 23 * HOUR}
+    assert await sums(store, By.USER, **when) == expected(written, By.USER)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_time_of_a_long_history_has_its_own_keys_and_sums_alone(one_database, data):
+    # Sparse: whoever is in a long span is mostly outside of the time that is asked for.
+    hours = st.integers(-3000, 200)
+    times = data.draw(st.lists(hours, min_size=1, max_size=40))
+    known = [
+        used(f"r-{n}", at=MIDNIGHT + at * HOUR, user_id=f"u-{n % 7}", cost=str(n % 3)) for n, at in enumerate(times)
+    ]
+    known.append(refused("refused", at=MIDNIGHT + times[0] * HOUR, user_id="never served"))
+    asked = data.draw(st.lists(st.tuples(hours, hours).map(sorted), min_size=1, max_size=8))
+
+    async def live():
+        store = await Store.open(one_database.url)
+        await store.write([], known)
+        await refresh(store)
+        for since, until in asked:
+            when = {"since": MIDNIGHT + since * HOUR, "until": MIDNIGHT + until * HOUR}
+            for every in (None, Every.DAY):
+                found = await sums(store, By.USER, every, **when)
+                assert found == expected(known, By.USER, every, **when)
+            report = await store.report(By.USER, **when, limit=500)
+            assert list(report.rows) == sorted(report.rows, key=lambda row: (-row.cost, -row.requests, row.key))
+        await store.close()
+
+    asyncio.run(live())
+    empty(one_database)
+
+
 async def test_hours_that_are_asked_for_in_part_are_there_as_a_whole(store):
     await store.write([], [used("r-1"), used("r-2", at=NOON + HOUR - 1)])
     await refresh(store)
@@ -179,6 +217,19 @@ async def test_a_report_says_how_many_of_its_hours_lack_records(store):
     assert (await store.report(By.ALL, NOON + 2 * HOUR, NOON + 3 * HOUR)).stale_hours == 0
     await refresh(store)
     assert (await store.report(By.ALL, NOON, NOON + DAY)).stale_hours == 0
+
+
+async def test_all_that_a_report_is_made_of_is_of_one_moment(store, other):
+    await store.write([], [used("r-1")])
+    await refresh(store)
+    asked = {"by": By.USER, "every": None, **EVER}
+    async with store._read() as connection:
+        report = await reports.report(connection, **asked)
+        await other.write([], [used("r-2", user_id="ada"), used("r-3", at=NOON + HOUR)])
+        await other.refresh_rollups(1)
+        assert await reports.report(connection, **asked) == report
+    later = await store.report(**asked)
+    assert (later.stale_hours, {row.key: row.requests for row in later.rows}) == (1, {"ada": 1, "zoe": 1})
 
 
 async def test_a_pending_request_counts_from_when_it_is_final_in_its_own_hour(store):
@@ -340,14 +391,18 @@ def test_whoever_writes_and_adds_up_whenever_nothing_is_lost_or_counted_twice(on
             await store.close()
 
     asyncio.run(live())
-    for table in ("usage_records", "usage_sums", "stale_hours"):
-        one_database.sql(f"DELETE FROM {table}")
+    empty(one_database)
 
 
 @pytest.fixture(scope="module")
 def one_database(new_database):
     """One that all examples have, one after the other."""
     return new_database()
+
+
+def empty(database):
+    for table in ("usage_records", "usage_sums", "stale_hours"):
+        database.sql(f"DELETE FROM {table}")
 
 
 async def drop(store):

@@ -1,6 +1,6 @@
 """Reports: sums of what `rollups` has added up."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -11,12 +11,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from faregate.store.chunks import chunks
 from faregate.store.rollups import SUMMED, By
-from faregate.store.spans import DAY, HOUR, Stretch, ceiling, floor, stretches
+from faregate.store.spans import DAY, HOUR, Stretch, ceiling, fewest, floor, stretches
 from faregate.store.tables import stale_hours, usage_sums
 from faregate.store.types import Instant
 
-_ENOUGH_MEMORY = text("SET LOCAL work_mem = '64MB'")
-"""PostgreSQL: with its usual 4 MB it would sort on the disk to add up what many people used."""
+_SETTINGS = (
+    # All that a report is made of is of one moment, as it is on SQLite anyway.
+    text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"),
+    # With its usual 4 MB it would sort on the disk to add up what many people used.
+    text("SET LOCAL work_mem = '64MB'"),
+    # Compiling these statements takes longer than running them, and so does bringing together what several processes
+    # have added up, as hardly two rows have the same key.
+    text("SET LOCAL jit = off"),
+    text("SET LOCAL max_parallel_workers_per_gather = 0"),
+)
+"""PostgreSQL: what holds for the transaction of a report."""
 
 _sum = usage_sums.c
 
@@ -68,73 +77,93 @@ async def report(
     With `every` a series: for each step those of the same keys that have something in it, the steps in their order.
     """
     since, until = floor(since, HOUR), ceiling(until, HOUR)
-    # Before the sums: what is added up meanwhile is then called stale, and not the other way round.
-    in_range = (stale_hours.c.hour >= since, stale_hours.c.hour < until)
-    lacking = await connection.scalar(select(func.count()).select_from(stale_hours).where(*in_range))
     if connection.dialect.name == "postgresql":
-        await connection.execute(_ENOUGH_MEMORY)
+        for setting in _SETTINGS:
+            await connection.execute(setting)
+    lacking, first, last = (await connection.execute(_known(since, until))).one()
     rows: list[ReportRow] = []
-    if since < until:
-        top = [_report_row(row) for row in await connection.execute(_top(by, since, until, limit))]
-        rows = top if every is None else await _series(connection, by, since, until, every, [row.key for row in top])
-    return Report(since, until, int(lacking or 0), tuple(rows))
+    if since < until and first is not None and (parts := fewest(since, until, (first, last + HOUR))):
+        keys = list(await connection.scalars(_top(by, parts, limit)))
+        if every is not None:
+            rows = await _series(connection, by, since, until, every, keys)
+        else:
+            # The dearest are in the first part, so that all are in their order.
+            for some in chunks(keys):
+                rows += [_report_row(row) for row in await connection.execute(_in_all(by, parts, some))]
+    return Report(since, until, lacking, tuple(rows))
+
+
+def _known(since: float, until: float) -> Select[Any]:
+    """How many hours of this time are stale; the first and the last hour that there are sums of."""
+    lacking = select(func.count()).where(stale_hours.c.hour >= since, stale_hours.c.hour < until)
+    hours = (_sum.kind == By.ALL.value, _sum.hours == 1)
+    # Each for itself: PostgreSQL then looks at both ends of the key, and at nothing between them.
+    ends = (select(end(_sum.start)).where(*hours) for end in (func.min, func.max))
+    return select(*(each.scalar_subquery() for each in (lacking, *ends)))
 
 
 async def _series(
     connection: AsyncConnection, by: By, since: float, until: float, every: Every, keys: Sequence[str]
 ) -> list[ReportRow]:
     rows: list[ReportRow] = []
-    for hours, start, starts in _steps(since, until, every):
-        for some in chunks(starts):
-            # Named one by one, not by their range: of each step, only the rows of these keys are looked at.
-            at = (_sum.kind == by.value, _sum.hours == hours, _sum.start.in_(some), _sum.key.in_(keys))
-            parts = select(start.label("start"), *_of_key()).where(*at).subquery()
-            statement = (
-                select(parts.c.start, parts.c.key, *_totals(parts))
-                .group_by(parts.c.start, parts.c.key)
-                .order_by(parts.c.start, *_dearest(parts))
-            )
+    for stretch in stretches(since, until, (1, 24) if every is Every.DAY else (1,)):
+        for starts in chunks(stretch.starts()):
+            spans = _spans(by, stretch.hours, starts).where(_sum.key.in_(keys))
+            if every is Every.HOUR or stretch.hours > 1:
+                # Each row is one of the report. Added up, even by itself, PostgreSQL would make it NUMERIC, which takes
+                # the driver longer to read than all else.
+                statement = spans.order_by(_sum.start, _sum.cost.desc(), _sum.requests.desc(), _sum.key)
+            else:
+                # Single hours are at the edges alone, so those of one stretch are of one day.
+                statement = _added_up(spans.subquery(), floor(stretch.since, DAY))
             rows += [_report_row(row) for row in await connection.execute(statement)]
     return rows
 
 
-def _steps(since: float, until: float, every: Every) -> Iterator[tuple[int, ColumnElement[float], list[float]]]:
-    """The spans that make up the steps, in their order: their hours, the start of their step, their beginnings."""
-    if every is Every.HOUR:
-        yield 1, _sum.start, Stretch(1, since, until).starts()
-        return
-    for stretch in stretches(since, until, (1, 24)):
-        # Single hours are at the edges alone, so those of one stretch are of one day.
-        start = _sum.start if stretch.hours == 24 else literal(floor(stretch.since, DAY), Instant())
-        yield stretch.hours, start, stretch.starts()
-
-
-def _top(by: By, since: float, until: float, limit: int) -> Select[Any]:
-    parts = union_all(
+def _top(by: By, parts: Iterable[Stretch], limit: int) -> Select[Any]:
+    """The dearest keys. Adding up all columns for every key would take several times as long."""
+    pieces = union_all(
         *(
-            select(*_of_key()).where(
-                _sum.kind == by.value,
-                _sum.hours == stretch.hours,
-                _sum.start >= stretch.since,
-                _sum.start < stretch.until,
+            select(_sum.key, *_signed(part, ("cost", "requests", "refused"))).where(
+                _sum.kind == by.value, _sum.hours == part.hours, _sum.start >= part.since, _sum.start < part.until
             )
-            for stretch in stretches(since, until)
+            for part in parts
         )
     ).subquery()
-    nothing = literal(None, Instant()).label("start")
-    return select(nothing, parts.c.key, *_totals(parts)).group_by(parts.c.key).order_by(*_dearest(parts)).limit(limit)
+    # Who is in a long span alone, outside of the time, has nothing left.
+    is_there = func.sum(pieces.c.requests) + func.sum(pieces.c.refused) > 0
+    return select(pieces.c.key).group_by(pieces.c.key).having(is_there).order_by(*_dearest(pieces)).limit(limit)
 
 
-def _of_key() -> list[ColumnElement[Any]]:
-    return [_sum.key, *(_sum[name] for name in SUMMED)]
+def _in_all(by: By, parts: Iterable[Stretch], keys: Sequence[str]) -> Select[Any]:
+    pieces = union_all(
+        *(
+            _spans(by, part.hours, starts).with_only_columns(_sum.key, *_signed(part, SUMMED))
+            for part in parts
+            for starts in chunks(part.starts())
+        )
+    ).subquery()
+    return _added_up(pieces, None).where(pieces.c.key.in_(keys))
 
 
-def _totals(parts: Subquery) -> list[ColumnElement[Any]]:
-    return [func.sum(parts.c[name]).label(name) for name in SUMMED]
+def _spans(by: By, hours: int, starts: Sequence[float]) -> Select[Any]:
+    # Named one by one, not by their range: of each span, only the rows of the keys that are asked for are looked at.
+    at = (_sum.kind == by.value, _sum.hours == hours, _sum.start.in_(starts))
+    return select(_sum.start, _sum.key, *(_sum[name] for name in SUMMED)).where(*at)
 
 
-def _dearest(parts: Subquery) -> tuple[ColumnElement[Any], ...]:
-    return func.sum(parts.c.cost).desc(), func.sum(parts.c.requests).desc(), parts.c.key
+def _signed(part: Stretch, names: Iterable[str]) -> Iterator[ColumnElement[Any]]:
+    return ((_sum[name] if part.sign > 0 else -_sum[name]).label(name) for name in names)
+
+
+def _added_up(pieces: Subquery, start: float | None) -> Select[Any]:
+    totals = (func.sum(pieces.c[name]).label(name) for name in SUMMED)
+    statement = select(literal(start, Instant()).label("start"), pieces.c.key, *totals)
+    return statement.group_by(pieces.c.key).order_by(*_dearest(pieces))
+
+
+def _dearest(pieces: Subquery) -> tuple[ColumnElement[Any], ...]:
+    return func.sum(pieces.c.cost).desc(), func.sum(pieces.c.requests).desc(), pieces.c.key
 
 
 def _report_row(row: Any) -> ReportRow:
