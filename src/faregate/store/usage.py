@@ -12,7 +12,7 @@ from faregate.records import Source, Status
 from faregate.store.errors import UnknownRecord
 from faregate.store.tables import carried_charges, usage_records
 
-SLICE_SECONDS = 7 * 86_400.0
+SLICE_SECONDS = 86_400.0
 """How much time one statement adds up at most: that of all time, or of a month, could take longer than one may."""
 
 _row = usage_records.c
@@ -120,22 +120,23 @@ async def spend(
     """What was charged to requests admitted since `since`, up to but without `until` (epoch seconds), summed.
 
     With `before_era` only what was charged in eras before that one. Since 0 without an end is all time, with what was
-    charged by records that are gone. One payer may be in several rows. What is not in `by` is not told apart, and is
-    empty: there are many more people with models than people.
+    charged by records that are gone. What is not in `by` is not told apart, and is empty: there are many more people
+    with models than people.
     """
     columns = [_row[name] for name in PAYER if name in by]
     totals = (func.sum(_row.requests), func.sum(_row.total_tokens), func.sum(_row.cost_nano))
     first, last = (await connection.execute(select(func.min(_row.ts), func.max(_row.ts)))).one()
-    found: list[SpendRow] = []
+    found: dict[tuple[Any, ...], tuple[int, int, int]] = {}
     if first is not None:
         end = last + SLICE_SECONDS if until is None else min(until, last + SLICE_SECONDS)
         for starts, ends in _slices(max(since, first), end):
             some: Select[Any] = select(*columns, *totals).where(*_charged(starts, before_era), _row.ts < ends)
-            found += _spend_rows(await connection.execute(some.group_by(*columns)), by)
+            _add(found, await connection.execute(some.group_by(*columns)), len(columns))
     if since <= 0 and until is None:
         names = [name for name in SpendRow._fields if name in by or name not in PAYER]
-        found += _spend_rows(await connection.execute(select(*(carried_charges.c[name] for name in names))), by)
-    return found
+        carried = await connection.execute(select(*(carried_charges.c[name] for name in names)))
+        _add(found, carried, len(columns))
+    return [_spend_row(payer, amounts, by) for payer, amounts in found.items()]
 
 
 async def recent(connection: AsyncConnection, since: float, before_era: int | None) -> list[ChargedRow]:
@@ -159,12 +160,17 @@ def _slices(since: float, until: float) -> Iterator[tuple[float, float]]:
         since += SLICE_SECONDS
 
 
-def _spend_rows(rows: Iterable[Any], by: Collection[Payer]) -> Iterator[SpendRow]:
-    known = [name for name in PAYER if name in by]
+def _add(found: dict[tuple[Any, ...], tuple[int, int, int]], rows: Iterable[Any], columns: int) -> None:
+    """Add `rows`, whose first `columns` say who paid: what is `found` grows with those who pay, not with time."""
     for row in rows:
-        payer = dict(zip(known, row, strict=False))
-        amounts = [int(amount or 0) for amount in row[len(known) :]]
-        yield SpendRow(payer.get("user_id", ""), payer.get("groups", ()), payer.get("models", ()), *amounts)
+        payer, (requests, tokens, nano) = tuple(row[:columns]), (int(amount or 0) for amount in row[columns:])
+        before = found.get(payer, (0, 0, 0))
+        found[payer] = (before[0] + requests, before[1] + tokens, before[2] + nano)
+
+
+def _spend_row(payer: tuple[Any, ...], amounts: tuple[int, int, int], by: Collection[Payer]) -> SpendRow:
+    who = dict(zip((name for name in PAYER if name in by), payer, strict=True))
+    return SpendRow(who.get("user_id", ""), who.get("groups", ()), who.get("models", ()), *amounts)
 
 
 def _charged(since: float, before_era: int | None) -> Iterable[ColumnElement[bool]]:
