@@ -54,9 +54,13 @@ async def ask_at_once(
     """One question of each of `people`, all at once, spread over the gateways. With `again`, until it is answered:
     those who were refused ask again a few at a time."""
     few = asyncio.Semaphore(12)
-    # No expiry: httpx may close a connection as idle at the very moment in which it gives it to somebody.
-    limits = httpx.Limits(max_connections=len(people), max_keepalive_connections=len(people), keepalive_expiry=None)
-    async with httpx.AsyncClient(timeout=DEADLINE, limits=limits) as client:
+    limits = httpx.Limits(max_connections=len(people), max_keepalive_connections=0)
+    # Who asks again does so on other connections: httpx may close one that was idle for some seconds at the very moment
+    # in which it gives it to somebody.
+    async with (
+        httpx.AsyncClient(timeout=DEADLINE, limits=limits) as client,
+        httpx.AsyncClient(timeout=DEADLINE) as later,
+    ):
 
         async def one(number: int, person: Person) -> httpx.Response:
             url = f"{gateways[number % len(gateways)].url}/v1/chat/completions"
@@ -64,7 +68,7 @@ async def ask_at_once(
             answer = await client.post(url, headers=headers, json=body)
             while again and answer.status_code == 429:
                 async with few:
-                    answer = await client.post(url, headers=headers, json=body)
+                    answer = await later.post(url, headers=headers, json=body)
             return answer
 
         return await asyncio.gather(*(one(number, person) for number, person in enumerate(people)))
