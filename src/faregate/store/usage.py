@@ -12,8 +12,9 @@ from faregate.records import Source, Status
 from faregate.store.errors import UnknownRecord
 from faregate.store.tables import carried_charges, usage_records
 
-SLICE_SECONDS = 86_400.0
-"""How much time one statement adds up at most: that of all time, or of a month, could take longer than one may."""
+WEEK, DAY = 7 * 86_400.0, 86_400.0
+"""How much time one statement adds up at most: that of all time, or of a month, could take longer than one may. Days
+where people, groups and models are told apart, as there are so many of these together."""
 
 _row = usage_records.c
 
@@ -128,8 +129,9 @@ async def spend(
     first, last = (await connection.execute(select(func.min(_row.ts), func.max(_row.ts)))).one()
     found: dict[tuple[Any, ...], tuple[int, int, int]] = {}
     if first is not None:
-        end = last + SLICE_SECONDS if until is None else min(until, last + SLICE_SECONDS)
-        for starts, ends in _slices(max(since, first), end):
+        step = WEEK if len(columns) < 2 else DAY
+        end = last + step if until is None else min(until, last + step)
+        for starts, ends in _slices(max(since, first), end, step):
             some: Select[Any] = select(*columns, *totals).where(*_charged(starts, before_era), _row.ts < ends)
             _add(found, await connection.execute(some.group_by(*columns)), len(columns))
     if since <= 0 and until is None:
@@ -154,10 +156,10 @@ async def recent(connection: AsyncConnection, since: float, before_era: int | No
     return [ChargedRow(*row) for row in await connection.execute(statement)]
 
 
-def _slices(since: float, until: float) -> Iterator[tuple[float, float]]:
+def _slices(since: float, until: float, step: float) -> Iterator[tuple[float, float]]:
     while since < until:
-        yield since, min(since + SLICE_SECONDS, until)
-        since += SLICE_SECONDS
+        yield since, min(since + step, until)
+        since += step
 
 
 def _add(found: dict[tuple[Any, ...], tuple[int, int, int]], rows: Iterable[Any], columns: int) -> None:
