@@ -16,7 +16,7 @@ env: ## Make deploy/compose/.env with random secrets, for docker compose
 	@deploy/compose/make-env
 
 test: lint ## Check style and types, and run all tests, with a short run of the chaos
-	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 chaos: ## Kill nodes, Redis and the database again and again under load, from printed seeds (an hour)
 	@scripts/bootstrap dev
