@@ -365,7 +365,7 @@ ROUNDS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(known=st.lists(ROWS, min_size=12, max_size=12), rounds=ROUNDS)
 def test_whoever_writes_and_adds_up_whenever_nothing_is_lost_or_counted_twice(one_database, known, rounds):
     every_row = [used(f"r-{n}", **values) for n, values in enumerate(known)]

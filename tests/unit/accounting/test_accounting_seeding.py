@@ -91,7 +91,7 @@ def charged_one_by_one(records, shapes, calendar, now):
     return {Seed(counter, amount, request_id, at) for (counter, request_id, at), amount in sums.items()}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     history=histories(),
     shapes=st.lists(SHAPES, max_size=8, unique=True),

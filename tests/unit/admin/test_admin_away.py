@@ -81,13 +81,18 @@ async def test_while_the_database_is_away_every_endpoint_says_so_and_when_to_com
     assert (rules(gateway), user.is_active) == (before, True)
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Who wants to write does not wait long for others. To be asked for before whatever opens the database."""
+    monkeypatch.setattr(engine, "POOL_TIMEOUT", 0.05)
+
+
 async def test_while_the_database_cannot_be_written_changes_are_refused_and_everything_is_shown(
-    gateway, as_admin, refusal, tmp_path, monkeypatch
+    impatient, gateway, as_admin, refusal, tmp_path
 ):
     user = known(gateway)
     await gateway.flush()
     before = rules(gateway)
-    monkeypatch.setattr(engine, "POOL_TIMEOUT", 0.05)
     store = await Store.open(f"sqlite:///{tmp_path / 'faregate.db'}")
     services = gateway.services(store=store)
     with taken(tmp_path / "faregate.db"):
