@@ -153,6 +153,9 @@ class Accountant:
         """
         self._outbox.add_record(pending_row(record))
         self._later.ask_later(record)
+        if record.generation_id is not None:
+            # An answer that came at once is not noted before its end: whoever inherits the hold has to know.
+            await self._ledger.note(record.facts.request_id, record.generation_id)
         await self._ledger.park(record.facts.request_id)
 
     async def recover(self, holds: Iterable[Hold], rows: Iterable[UsageRecord]) -> None:

@@ -215,6 +215,13 @@ async def test_a_refusal_is_recorded_and_charges_nothing(world):
     assert await world.written() == [refusal]
 
 
+async def test_a_parked_hold_knows_what_to_ask_for_also_when_its_answer_came_at_once(world):
+    await world.hold()
+    # An answer that is all here is not noted before it is settled; this one did not say what it cost.
+    await world.accountant.park(unknown_of(generation_id="gen-9"))
+    assert [hold.generation_id for hold in world.ledger.live()] == ["gen-9"]
+
+
 async def test_parking_frees_the_parallel_slot_keeps_the_rest_and_writes_a_pending_row(world):
     facts = await world.hold()
     await world.accountant.park(unknown_of())
