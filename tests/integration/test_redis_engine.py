@@ -541,6 +541,24 @@ async def test_a_reserve_without_an_answer_is_released_when_redis_is_back(node: 
         await one.ask("silent")
 
 
+async def test_one_silence_of_redis_refuses_nobody(node: Nodes, server: RedisServer):
+    one = node(timeout=0.05)
+    await one.ask("settled")
+    server.pause()
+    asking = asyncio.create_task(one.ask("asked", Claim(TOTAL, 30)))
+    paying = asyncio.create_task(one.pay("settled", (TOTAL, 4)))
+
+    async def noticed() -> bool:
+        return one.link.timeouts == 1
+
+    await until(noticed, "the silence is not noticed")
+    server.resume()
+    assert await asking == Held(0)
+    assert isinstance((await paying)[0], Settled)
+    assert await one.see(TOTAL) == [Balance(used=4, held=30)]
+    assert len(stream(server)) == 1
+
+
 async def test_a_reserve_whose_caller_leaves_is_released(node: Nodes):
     one = node()
     await one.ask("before")

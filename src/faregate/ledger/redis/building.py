@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from faregate.ledger.port import LedgerAway
+from faregate.ledger.redis.again import insist
 from faregate.ledger.redis.link import Link
 from faregate.ledger.redis.names import Keys, known_as, micros, shape_name
 from faregate.ledger.redis.scripts import load
@@ -91,7 +92,8 @@ class Builder:
         calls = _chunks(seeds)
         for first in range(0, len(calls), CALLS_AT_ONCE):
             pending = [
-                self._link.call(
+                insist(
+                    self._link,
                     SEED,
                     [keys.state, keys.lock],
                     [state, namespace, self._owner, self._moment(), *(part for seed in some for part in _parts(seed))],

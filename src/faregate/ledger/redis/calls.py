@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from faregate.ledger.port import Counter, LedgerAway
-from faregate.ledger.redis.link import ConnectionLost, Link, NotSent
+from faregate.ledger.redis.again import AGAIN_AFTER, TRIES
+from faregate.ledger.redis.link import Link, NotSent
 from faregate.ledger.redis.names import Keys
 from faregate.ledger.redis.scripts import Script
 from faregate.ledger.redis.standing import Standing
-
-TRIES = 4
-"""How often a call is made when its connection ended, or the ledger stands otherwise than was thought."""
 
 
 class Calls:
@@ -50,8 +48,8 @@ class Calls:
             epoch = standing.epoch
             try:
                 reply = await self.once(script, keys, arguments)
-            except (ConnectionLost, NotSent) as error:
-                if isinstance(error, ConnectionLost):
+            except AGAIN_AFTER as error:
+                if not isinstance(error, NotSent):
                     lost = error
                 if attempt == TRIES - 1 or self._link.failure is not None:
                     raise lost or error from None

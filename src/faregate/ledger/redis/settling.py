@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 
 from faregate.ledger.port import AlreadySettled, Counter, LedgerAway, Settled, ShapesChanged
-from faregate.ledger.redis.calls import TRIES, Calls
+from faregate.ledger.redis.again import AGAIN_AFTER, TRIES
+from faregate.ledger.redis.calls import Calls
 from faregate.ledger.redis.clock import LedgerClock
 from faregate.ledger.redis.holds import NodeHolds
-from faregate.ledger.redis.link import ConnectionLost, Link, NotSent
+from faregate.ledger.redis.link import Link, NotSent
 from faregate.ledger.redis.names import MOST, is_forgotten, known_as, micros, packed_list
 from faregate.ledger.redis.outbox import NodeOutbox
 from faregate.ledger.redis.scripts import load
@@ -83,7 +84,7 @@ class Settling:
             era = standing.era
             try:
                 reply = await self._calls.once(SETTLE, [self._outbox.key], self._arguments(charges, record))
-            except (ConnectionLost, NotSent) as error:
+            except AGAIN_AFTER as error:
                 self._doubt(error, request_id)
                 if attempt == TRIES - 1 or self._link.failure is not None:
                     raise

@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from faregate.ledger.port import Counter, LedgerAway
+from faregate.ledger.redis.again import AGAIN_AFTER, TRIES
 from faregate.ledger.redis.background import Work, seen
 from faregate.ledger.redis.building import POLL, Builder
 from faregate.ledger.redis.building import SCRIPTS as BUILDING_SCRIPTS
-from faregate.ledger.redis.link import ConnectionLost, Link, NotSent
+from faregate.ledger.redis.link import Link
 from faregate.ledger.redis.lock import SCRIPTS as LOCK_SCRIPTS
 from faregate.ledger.redis.lock import BuildLock
 from faregate.ledger.redis.names import Keys, known_as, shape_named, shape_of
@@ -32,9 +33,6 @@ LEARNING_PATIENCE = 10.0
 
 JOIN_PATIENCE = 1.5
 """Seconds that a new epoch waits for nodes that were alive to bring their holds: service is to be normal within 2 s."""
-
-TRIES = 3
-"""How often a look is repeated whose connection ended under it."""
 
 REBUILD_AGAIN = 0.25
 """Seconds before holds are brought again, or counters built, that are not all there yet although Redis answers."""
@@ -218,7 +216,7 @@ class Standing:
         for _ in range(TRIES):
             try:
                 return await self._adopt()
-            except (ConnectionLost, NotSent):
+            except AGAIN_AFTER:
                 # The connection was of the server before this one: the next try makes its own.
                 if self._link.failure is not None:
                     raise
