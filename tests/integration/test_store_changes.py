@@ -10,7 +10,7 @@ from rows import BY, NOON, person, record
 
 from faregate.directory import user_id_of
 from faregate.policy.model import GroupPolicy, Policy
-from faregate.store import changes, engine, users
+from faregate.store import changes, engine, sightings, users
 from faregate.store.errors import PolicyInUse
 from faregate.store.store import Store
 
@@ -78,6 +78,37 @@ async def test_a_person_is_told_of_when_new_and_when_different_and_not_when_only
         await store.write([replace(changed, last_seen_at=NOON + 60 * turn + 1)], [record()])
         assert await since(store, seen) == []
         await store.write([person(seen=NOON + 60 * turn + 2)], [])
+
+
+async def test_who_is_new_or_different_is_told_of_among_those_who_were_only_seen(store):
+    await store.write([person(name) for name in ("u-1", "u-2", "u-3")], [])
+    number = await store.newest_change()
+    crowd = [
+        person("u-1", seen=NOON + 60),
+        person("u-2", seen=NOON + 60, name="Zoë"),
+        person("u-3", seen=NOON - 60),
+        person("u-4", seen=NOON + 60),
+    ]
+    assert await store.write(crowd, [record()]) == []
+    assert sorted(await since(store, number)) == sorted([("user", crowd[1].id), ("user", crowd[3].id)])
+    seen = {user.subject: (user.last_seen_at, user.name) for user in (await store.load()).users}
+    name = person().name
+    assert seen == {
+        "u-1": (NOON + 60, name),
+        "u-2": (NOON + 60, "Zoë"),
+        "u-3": (NOON, name),
+        "u-4": (NOON + 60, name),
+    }
+    assert await store.settled([record().facts.request_id]) == {record().facts.request_id}
+
+
+async def test_only_the_latest_of_several_states_of_a_person_counts(store):
+    await store.write([person()], [])
+    number = await store.newest_change()
+    await store.write([person(seen=NOON + 1), person(seen=NOON + 2, name="Zoë")], [])
+    [user] = (await store.load()).users
+    assert (user.name, user.last_seen_at) == ("Zoë", NOON + 2)
+    assert await since(store, number) == [("user", user.id)]
 
 
 async def test_a_name_that_no_database_can_keep_is_told_of_once(store):
@@ -191,6 +222,34 @@ async def test_a_person_that_another_node_changes_meanwhile_is_told_of_too(on_po
     assert await since(slow, seen) == [("user", person().id)]
     for store in (slow, quick):
         await store.close()
+
+
+async def test_groups_that_another_node_changes_meanwhile_are_not_taken_for_those_that_were_seen(on_postgresql):
+    slow, quick = await Store.open(on_postgresql.url), await Store.open(on_postgresql.url)
+    await slow.write([person(groups=("old",))], [])
+    number = await slow.newest_change()
+    async with slow._write() as connection:
+        # To the very same microsecond, so that the time alone does not tell.
+        await users.write(connection, [person(groups=("new",))])
+        writing = asyncio.create_task(quick.write([person(groups=("old",), seen=NOON + 1)], []))
+        await until_waiting(on_postgresql, 1)
+    await writing
+    [user] = (await slow.load()).users
+    assert (user.groups, user.last_seen_at) == (("old",), NOON + 1)
+    assert await since(slow, number) == [("user", person().id)]
+    for store in (slow, quick):
+        await store.close()
+
+
+async def test_those_who_were_only_seen_are_looked_up_by_their_id_however_many_there_are(on_postgresql):
+    store = await Store.open(on_postgresql.url)
+    crowd = [person(f"u-{n}", id=f"{n:032}") for n in range(3000)]
+    await store.write(crowd, [])
+    async with store._reader.connect() as connection:
+        await connection.exec_driver_sql("ANALYZE users, memberships")
+        plan = await connection.exec_driver_sql(f"EXPLAIN {sightings.NOTE}", (sightings.document(crowd[:1]),))
+        assert "Seq Scan" not in "".join(row[0] for row in plan)
+    await store.close()
 
 
 async def test_nodes_that_write_the_same_people_at_once_do_not_lock_each_other_out(database):

@@ -164,13 +164,17 @@ class Store:
     async def write(self, people: Sequence[User], records: Sequence[UsageRecord]) -> list[UsageRecord]:
         """Keep people and records, all or nothing; harmless to repeat. Returns the late records, alone not written.
 
-        What an administrator decided about a person who is known is not touched. A record replaces the one of its
-        request id only while that is `pending`. Late is what was charged in an era that is over, unless it was written
-        before that ended.
+        What an administrator decided about a person who is known is not touched. On PostgreSQL, when somebody was last
+        seen who changed in nothing else is kept by itself, whatever becomes of the rest. A record replaces the one of
+        its request id only while that is `pending`. Late is what was charged in an era that is over, unless it was
+        written before that ended.
         """
-        if self._records is not None and not people:
+        if self._records is not None:
             with reported():
-                return await self._records.write(records)
+                if people:
+                    people = await self._records.note(people)
+                if not people:
+                    return await self._records.write(records)
         async with self._write() as connection:
             era = await eras.hold(connection) if any(map(eras.is_fenced, records)) else eras.FIRST
             changed = await users.write(connection, people)

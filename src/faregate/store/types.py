@@ -43,6 +43,11 @@ def keepable(text: str) -> str:
     return _UNKEEPABLE.sub("\ufffd", text)
 
 
+def kept(text: str | None) -> str | None:
+    """`text` made `keepable`, where there is any."""
+    return None if text is None else keepable(text)
+
+
 class Instant(TypeDecorator[float]):
     """Seconds since the epoch, exact to the microsecond: TIMESTAMPTZ on PostgreSQL, whole microseconds on SQLite."""
 
@@ -103,7 +108,7 @@ class Words(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else keepable(value)
+        return kept(value)
 
 
 class Names(TypeDecorator[tuple[str, ...]]):

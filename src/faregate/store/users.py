@@ -18,7 +18,7 @@ from faregate.store import policies
 from faregate.store.audit import Document, Edit
 from faregate.store.chunks import chunks
 from faregate.store.tables import assignments, connections, groups, memberships, users
-from faregate.store.types import keepable, microseconds_of
+from faregate.store.types import keepable, kept, microseconds_of
 from faregate.store.upsert import insert_missing, upsert
 
 _TOLD = ("email", "name", "role")
@@ -35,16 +35,23 @@ async def find(connection: AsyncConnection, ids: Sequence[str]) -> list[User]:
     return [user for some in chunks(ids) for user in await _people(connection, some)]
 
 
+def latest_of(seen: Sequence[User]) -> dict[tuple[str, str], User]:
+    """Of each person in `seen` the latest state, by connection and subject."""
+    latest: dict[tuple[str, str], User] = {}
+    for user in seen:
+        key = _key(user)
+        before = latest.get(key)
+        if before is None or user.last_seen_at >= before.last_seen_at:
+            latest[key] = user
+    return latest
+
+
 async def write(connection: AsyncConnection, seen: Sequence[User]) -> list[str]:
     """Register or follow `seen`, with their groups. What an administrator decided about somebody is not touched.
 
     Returns the ids of those who were not known, or known otherwise.
     """
-    latest: dict[tuple[str, str], User] = {}
-    for user in seen:
-        before = latest.get(_key(user))
-        if before is None or user.last_seen_at >= before.last_seen_at:
-            latest[_key(user)] = user
+    latest = latest_of(seen)
     if not latest:
         return []
     keys = sorted(latest)
@@ -162,7 +169,7 @@ async def _follow(
         key = (row.connection, row.subject)
         user = latest[key]
         before, now = groups_of[row.id], {keepable(group) for group in user.groups}
-        differs = before != now or any(getattr(row, name) != _kept(getattr(user, name)) for name in _TOLD)
+        differs = before != now or any(getattr(row, name) != kept(getattr(user, name)) for name in _TOLD)
         if differs or key not in known:
             changed.append(row.id)
         ahead = microseconds_of(user.last_seen_at) - microseconds_of(row.last_seen_at)
@@ -205,13 +212,9 @@ def _document(decision: Assignment) -> Document:
 def _earliest(seen: Iterable[tuple[str, float]]) -> dict[str, float]:
     since: dict[str, float] = {}
     for name, at in seen:
-        kept = keepable(name)
-        since[kept] = min(at, since.get(kept, at))
+        known_as = keepable(name)
+        since[known_as] = min(at, since.get(known_as, at))
     return since
-
-
-def _kept(value: str | None) -> str | None:
-    return None if value is None else keepable(value)
 
 
 def _key(user: User) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Writes batches of records alone to PostgreSQL: one statement each, which is a transaction of its own.
+"""Writes batches of records to PostgreSQL, and when people were seen: one statement each, a transaction of its own.
 
 It goes over a connection of the pool that it keeps: to have one tried, begun, committed and given back for every batch
 took more work than the batch. Whether it is still there shows when it is used; a batch is harmless to repeat.
@@ -10,13 +10,14 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from faregate.directory import User
 from faregate.records import UsageRecord
-from faregate.store import eras, inserts, partitions, postgresql, rows
+from faregate.store import eras, inserts, partitions, postgresql, rows, sightings, users
 from faregate.store.errors import StoreUnavailable
 
 
 class Writer:
-    """Keeps the records of one node. Of several batches at once each waits for its turn."""
+    """Keeps the records of one node, and when it saw people. Of several batches at once each waits for its turn."""
 
     def __init__(self, engine: AsyncEngine, node: str) -> None:
         self._engine = engine
@@ -48,6 +49,17 @@ class Writer:
         async with self._engine.connect() as connection:
             return await rows.unwritten(connection, batch.late)
 
+    async def note(self, people: Sequence[User]) -> list[User]:
+        """Keep when those of `people` were last seen whom the database has in the same state; returns the others.
+
+        Raises what `write` raises.
+        """
+        latest = users.latest_of(people).values()
+        async with self._turn:
+            noted = await self._run(sightings.NOTE, sightings.document(latest))
+        ids = frozenset(noted or ())
+        return [user for user in latest if user.id not in ids]
+
     async def close(self) -> None:
         """Give the connection back."""
         async with self._turn:
@@ -57,23 +69,26 @@ class Writer:
 
     async def _insert(self, batch: rows.Batch, era: int | None) -> int:
         """Write `batch`, with the months that it needs, unless the era is above `era`; the era, 0 if that is None."""
-        arguments = (inserts.document(batch.values(self._node)), batch.hours())
+        document = inserts.document(batch.values(self._node))
+        if era is None:
+            await self._run_with_months(batch, inserts.POSTGRESQL, document, batch.hours())
+            return eras.FIRST
+        return eras.told(await self._run_with_months(batch, inserts.FENCED, document, batch.hours(), era))
+
+    async def _run_with_months(self, batch: rows.Batch, statement: str, *arguments: object) -> Any:
         try:
-            return await self._run(arguments, era)
+            return await self._run(statement, *arguments)
         except self._errors as error:
             if not partitions.is_missing(error):
                 raise
         async with self._engine.begin() as connection:
             await partitions.ensure(connection, batch.instants())
-        return await self._run(arguments, era)
+        return await self._run(statement, *arguments)
 
-    async def _run(self, arguments: tuple[str, list[int]], era: int | None) -> int:
+    async def _run(self, statement: str, *arguments: object) -> Any:
         driver = await self._connected()
         try:
-            if era is None:
-                await driver.fetchval(inserts.POSTGRESQL, *arguments)
-                return eras.FIRST
-            return eras.told(await driver.fetchval(inserts.FENCED, *arguments, era))
+            return await driver.fetchval(statement, *arguments)
         except self._errors as error:
             if postgresql.is_our_fault(error):
                 raise
