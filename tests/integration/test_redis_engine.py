@@ -674,6 +674,25 @@ async def test_holds_and_rows_whose_takeover_was_answered_in_vain_are_found_agai
     assert await heir.ledger.adopt("b", LEASE, heir.now + LEASE, 10) == []
 
 
+async def test_a_node_that_was_forgotten_and_never_renews_is_found_dead_with_what_it_holds_then(
+    node: Nodes, server: RedisServer
+):
+    one, heir = node("a", by_hand=True), node("b", by_hand=True)
+    await one.ask("over")
+    await one.ledger.release("over", one.now)
+    heir.now = one.now + 2 * LEASE
+    await heir.see(TOTAL)
+    assert await heir.ledger.inherit(10) == []
+    with server.client() as client:
+        assert client.zscore(KEYS.nodes, "a") is None
+    one.now = heir.now
+    await one.ask("first")
+    await one.ask("beside it")
+    heir.now += 2 * LEASE
+    holds = await heir.ledger.adopt("b", LEASE, heir.now, 10)
+    assert {hold.facts.request_id for hold in holds} == {"first", "beside it"}
+
+
 async def test_a_node_that_renews_late_keeps_everybody_from_being_taken_over(node: Nodes):
     one, heir = node("a"), node("b")
     lease = 1.0

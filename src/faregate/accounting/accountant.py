@@ -8,10 +8,9 @@ from faregate.accounting.clock import Clock, SystemClock
 from faregate.accounting.figures import ended, orphan, pending_row, unsettled_row
 from faregate.accounting.finals import Finals
 from faregate.accounting.outbox import Outbox
-from faregate.accounting.spend import charge_of
+from faregate.accounting.spend import charges_of
 from faregate.ledger.counters import Concerned
-from faregate.ledger.port import AlreadySettled, Counter, Hold, Ledger, LedgerAway, ShapesChanged
-from faregate.policy.model import Meter
+from faregate.ledger.port import AlreadySettled, Counter, Hold, Ledger, LedgerAway, Settled, ShapesChanged
 from faregate.policy.rulebook import Rulebook, Shape
 from faregate.policy.windows import Calendar
 from faregate.records import Status, UsageRecord, altered
@@ -109,9 +108,10 @@ class Accountant:
         """
         while True:
             try:
-                return await self._charge(record)
+                settled = await self._ledger.settle(record.facts.request_id, self._charges(record), record)
             except ShapesChanged:
                 continue
+            return self._charged(record, settled)
 
     async def charge_late(self, record: UsageRecord) -> bool:
         """Like `charge`, long after the request: another node may have settled it, under an earlier ledger perhaps.
@@ -131,9 +131,10 @@ class Accountant:
             if self._ledger.shapes is not taught:
                 continue
             try:
-                return await self._charge(record)
+                settled = await self._ledger.settle(record.facts.request_id, self._charges(record), record)
             except ShapesChanged:
                 continue
+            return self._charged(record, settled)
 
     def recharge(self, record: UsageRecord) -> None:
         """Charge `record` again: the era in which it was charged ended before the database had it.
@@ -214,12 +215,16 @@ class Accountant:
         if len(known) > len(self._shapes):
             self._shapes = tuple(known)
 
-    async def _charge(self, record: UsageRecord) -> bool:
-        request_id = record.facts.request_id
-        if record.status is Status.PENDING or record.cost is None:
-            raise ValueError(f"request {request_id} has no final figures yet; it cannot be charged")
+    def _charges(self, record: UsageRecord) -> list[tuple[Counter, int]]:
         # In one step with the call: the ledger compares these shapes with its own.
-        settled = await self._ledger.settle(request_id, self._charges(record), record)
+        facts = record.facts
+        if record.status is Status.PENDING or record.cost is None:
+            raise ValueError(f"request {facts.request_id} has no final figures yet; it cannot be charged")
+        counters = self.counters(facts.user_id, facts.groups, record.counted_models(), facts.admitted_at)
+        return charges_of(record, counters)
+
+    def _charged(self, record: UsageRecord, settled: Settled | AlreadySettled) -> bool:
+        """See to what follows from the ledger's answer; whether `record` was settled now."""
         if isinstance(settled, AlreadySettled):
             if record.era:
                 # Somebody else's record is on its way. This one is kept until the database has either.
@@ -231,13 +236,6 @@ class Accountant:
         self._spend.add(record, self._clock.time())
         self._outbox.add_record(record)
         return True
-
-    def _charges(self, record: UsageRecord) -> list[tuple[Counter, int]]:
-        facts = record.facts
-        counters = self.counters(facts.user_id, facts.groups, record.counted_models(), facts.admitted_at)
-        return [
-            (counter, charge_of(record, counter.meter)) for counter in counters if counter.meter is not Meter.CONCURRENT
-        ]
 
     async def _adopt(self, hold: Hold, row: UsageRecord | None) -> None:
         # Its counters are in the ledger, whatever the rules are now: see `shapes`.

@@ -47,6 +47,10 @@ class Amounts(NamedTuple):
         return Amounts(self.requests + other.requests, self.tokens + other.tokens, self.nano + other.nano)
 
 
+_SPENT = (Meter.REQUESTS, Meter.TOKENS, Meter.USD)
+"""What the parts of `Amounts` are counted by, in their order."""
+
+
 class Payer(NamedTuple):
     """Whose counters a record is on: a person, in these groups, with these models."""
 
@@ -71,9 +75,10 @@ def amounts_of(record: UsageRecord) -> Amounts:
     return Amounts(record.requests, record.total_tokens, record.cost_nano)
 
 
-def charge_of(record: UsageRecord, meter: Meter) -> int:
-    """What `record` charges on a counter of `meter`: requests, tokens or nano-dollars."""
-    return amounts_of(record).of(meter)
+def charges_of(record: UsageRecord, counters: Iterable[Counter]) -> list[tuple[Counter, int]]:
+    """What `record` charges on each of `counters`: requests, tokens or nano-dollars. Slots are never charged."""
+    amounts = dict(zip(_SPENT, amounts_of(record), strict=True))
+    return [(counter, amounts[counter.meter]) for counter in counters if counter.meter in amounts]
 
 
 class SpendSource(Protocol):

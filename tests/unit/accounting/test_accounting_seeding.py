@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faregate.accounting.seeding import StoredRecords
-from faregate.accounting.spend import charge_of
+from faregate.accounting.spend import charges_of
 from faregate.ledger.counters import counters_for
 from faregate.ledger.port import Counter
 from faregate.ledger.seeds import Seed
@@ -84,8 +84,8 @@ def charged_one_by_one(records, shapes, calendar, now):
             models=record.counted_models(),
             at=facts.admitted_at,
         )
-        for counter in counters:
-            if is_live(counter, record, now) and (amount := charge_of(record, counter.meter)):
+        for counter, amount in charges_of(record, counters):
+            if amount and is_live(counter, record, now):
                 slides = counter.window is Window.MINUTE
                 sums[counter, facts.request_id if slides else "", facts.admitted_at if slides else 0.0] += amount
     return {Seed(counter, amount, request_id, at) for (counter, request_id, at), amount in sums.items()}

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from accounting_world import NOON, record_of
 
-from faregate.accounting.spend import SLIDING_SECONDS, WINDOWS_KEPT, Spend, charge_of
+from faregate.accounting.spend import SLIDING_SECONDS, WINDOWS_KEPT, Spend, charges_of
 from faregate.ledger.counters import counters_for
 from faregate.ledger.port import Counter
 from faregate.policy.model import Meter, Scope, Window
@@ -36,8 +36,13 @@ def spend_of(*records, now=NOON):
 def test_a_record_charges_one_request_its_tokens_and_its_nano_dollars():
     record = record_of(cost="0.001", tokens=30)
 
-    assert [charge_of(record, meter) for meter in (Meter.REQUESTS, Meter.TOKENS, Meter.USD)] == [1, 30, 1_000_000]
-    assert charge_of(record, Meter.CONCURRENT) == 0
+    on = {meter: Counter(Scope.USER, "ada", meter, Window.TOTAL) for meter in Meter}
+
+    assert charges_of(record, on.values()) == [
+        (on[Meter.REQUESTS], 1),
+        (on[Meter.TOKENS], 30),
+        (on[Meter.USD], 1_000_000),
+    ]
 
 
 @pytest.mark.parametrize("window", [Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH, Window.TOTAL])

@@ -117,7 +117,13 @@ class RedisLedger(Ledger):
             raise ValueError(f"Request {request_id} wants a negative cap; it is zero or more.")
         counters: list[Counter] = []
         names: list[str] = []
-        asked: list[str | int | bool] = []
+        asked: list[str | int | bool] = [
+            micros(lease).decode(),
+            clock.moment(facts.admitted_at).decode(),
+            clock.moment(now).decode(),
+            cap_wanted,
+            min(cap_min, cap_wanted),
+        ]
         for claim in claims:
             counter, fixed, per_token, limit = claim.counter, claim.fixed, claim.per_output_token, claim.limit
             if fixed < 0 or per_token < 0:
@@ -129,17 +135,7 @@ class RedisLedger(Ledger):
             names.append(name)
             most = False if limit is None else min(limit, MOST)
             asked += (name, gone, str(fixed), per_token, most, claim.enforce)
-        arguments: list[Any] = [
-            request_id,
-            node,
-            micros(lease),
-            clock.moment(facts.admitted_at),
-            clock.moment(now),
-            cap_wanted,
-            min(cap_min, cap_wanted),
-            encode_facts(facts),
-            packed_list(asked),
-        ]
+        arguments = [request_id, node, encode_facts(facts), packed_list(asked)]
         try:
             reply = await self._calls.repeat(RESERVE, [self._keys.nodes], arguments, counters, names)
         except NotSent:

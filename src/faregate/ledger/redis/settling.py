@@ -101,7 +101,13 @@ class Settling:
 
     def _arguments(self, charges: Sequence[tuple[Counter, int]], record: UsageRecord) -> list[Any]:
         standing, now, facts = self._standing, self._clock.time(), record.facts
-        charged: list[str | int | bool] = []
+        charged: list[str | int | bool] = [
+            standing.era,
+            micros(facts.admitted_at).decode(),
+            self._clock.here().decode(),
+            record.era,
+            self._outbox.entries.get(facts.request_id, b"").decode(),
+        ]
         for counter, amount in charges:
             name, gone = known_as(counter)
             era = standing.era_of(name, counter)
@@ -110,12 +116,7 @@ class Settling:
         return [
             facts.request_id,
             self._node,
-            standing.era,
-            micros(facts.admitted_at),
-            self._clock.here(),
             _encoder.encode(altered(record, era=standing.era)),
-            record.era,
-            self._outbox.entries.get(facts.request_id, b""),
             packed_list(charged),
         ]
 

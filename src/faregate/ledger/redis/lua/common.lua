@@ -16,7 +16,7 @@
 -- kept as the text that they came in where nothing is to be calculated: to turn a number into text costs more than
 -- anything else that a script does on its own. So does each call of a command: what can be had in one is had in one.
 
-local call, sub = redis.call, string.sub
+local call, sub, format = redis.call, string.sub, string.format
 
 local MINUTE = 60000000
 local MINUTE_KEPT = 125000 -- milliseconds
@@ -38,9 +38,9 @@ local function moment(given)
   return time[1] * 1000000 + time[2]
 end
 
--- Lua's own conversion keeps 14 digits.
+-- A whole number as text: Lua's own conversion keeps 14 digits.
 local function text(number)
-  return string.format('%.0f', number)
+  return format('%d', number)
 end
 
 local function kind_of(name)

@@ -12,7 +12,7 @@ if tonumber(call('ZSCORE', KEYS[2], ARGV[3]) or 0) <= now then
 end
 call('ZADD', KEYS[2], text(now + lease), ARGV[3])
 if ARGV[6] == '1' then
-  call('SET', KEYS[3], text(now + lease), 'PX', text(lease / 1000))
+  call('SET', KEYS[3], text(now + lease), 'PX', text(math.floor(lease / 1000)))
 end
 local reply = {'renewed', text(now)}
 for _, part in ipairs(call('ZRANGEBYSCORE', KEYS[2], '(' .. text(now), '+inf', 'WITHSCORES')) do

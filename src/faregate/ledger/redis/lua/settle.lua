@@ -1,39 +1,41 @@
 -- Replace a hold by its charges and hand the record to the node's outbox, once per request id.
 --
--- KEYS: state, the outbox of the node. ARGV: state, namespace, request id, node, era, admitted at, now, record, the era
--- in which it was charged and is refused by the database now, or 0, its entry in the outbox or '', and as one list in
--- MessagePack for each charge: name, when it is gone or '', amount as text, the era in which its shape was learned.
+-- KEYS: state, the outbox of the node. ARGV: state, namespace, request id, node, record, and as one list in MessagePack:
+-- era, admitted at, now, the era in which it was charged and is refused by the database now, or 0, its entry in the outbox
+-- or '', then for each charge: name, when it is gone or '', amount as text, the era in which its shape was learned.
 -- -> 'settled' or 'amended', entry in the outbox | 'own', era in which it was, its entry | 'already' | 'stale'
-local ns, id, node, era = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local ns, id, node = ARGV[2], ARGV[3], ARGV[4]
 local marker = ns .. 'x:' .. id
 local stands = call('MGET', KEYS[1], marker)
 if stands[1] ~= ARGV[1] then
   return STALE
 end
+local charges = cmsgpack.unpack(ARGV[6])
+local era, admitted, refused_in, old_entry = charges[1], tonumber(charges[2]), charges[4], charges[5]
 local over, settled_in = stands[2], 0
 if over and over ~= 'r' then
   local before, entry, by = string.match(over, SETTLED)
+  before = tonumber(before)
   if by ~= node then
     return {'already'}
   end
-  if before ~= ARGV[9] or before == era then
-    return {'own', tonumber(before), entry}
+  if before ~= refused_in or before == era then
+    return {'own', before, entry}
   end
   -- Its row did not reach the database in its own era: counters that were learned since started without it.
-  settled_in = tonumber(before)
+  settled_in = before
 end
 
-local now = moment(ARGV[7])
+local now = moment(charges[3])
 local amounts, rest = read_hold(ns, id)
-local at = tonumber(rest and rest.a or ARGV[6])
+local at = rest and tonumber(rest.a) or admitted
 amounts = amounts or {}
-local charges = cmsgpack.unpack(ARGV[11])
-for i = 1, #charges, 4 do
+for i = 6, #charges, 4 do
   local name = charges[i]
   if charges[i + 3] > settled_in then
     local held, amount = amounts[name], charges[i + 2]
     amounts[name] = nil
-    local since = held and at or tonumber(ARGV[6])
+    local since = held and at or admitted
     if not (held and became_used(ns, name, id, amount, since, now)) then
       local is_there = held and give_back(ns, name, id, held)
       charge(ns, name, id, amount, since, now, charges[i + 1], not is_there)
@@ -41,11 +43,11 @@ for i = 1, #charges, 4 do
   end
 end
 -- The row of its former era would be refused, whoever inherited it.
-if ARGV[10] ~= '' then
-  call('XDEL', KEYS[2], ARGV[10])
+if old_entry ~= '' then
+  call('XDEL', KEYS[2], old_entry)
 end
-local entry = call('XADD', KEYS[2], '*', 'r' .. id, ARGV[8])
-call('SET', marker, era .. ' ' .. entry .. ' ' .. node)
+local entry = call('XADD', KEYS[2], '*', 'r' .. id, ARGV[5])
+call('SET', marker, text(era) .. ' ' .. entry .. ' ' .. node)
 if settled_in > 0 then
   return {'amended', entry}
 end
