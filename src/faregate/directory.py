@@ -100,7 +100,8 @@ class Directory:
         if user is None:
             return self._register(person, now)
         before = user.last_seen_at
-        user.last_seen_at = max(before, now)
+        if now > before:
+            user.last_seen_at = now
         if _follow(user, person):
             # Newer than the state that it replaces, whatever the clock says: the other nodes go by that.
             user.last_seen_at = max(user.last_seen_at, before + MICROSECOND)

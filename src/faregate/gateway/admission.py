@@ -8,38 +8,44 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from faregate.accounting.accountant import Accountant
 from faregate.accounting.lease import LEASE_SECONDS
 from faregate.directory import Directory, User
 from faregate.gateway.errors import ApiError, bad_request, books_closed, ledger_away
 from faregate.gateway.identity import Caller
 from faregate.gateway.limits import Terms, over_limit, rule_in_words
+from faregate.gateway.plans import Plan, Plans
 from faregate.gateway.request import ChatRequest
 from faregate.gateway.unbounded import evasion
 from faregate.ledger.fitting import refusal
 from faregate.ledger.journal import JournalError
 from faregate.ledger.port import Balance, Claim, Held, Ledger, LedgerAway, Refused
 from faregate.policy.explain import model_not_allowed_sentence, model_unknown_sentence
-from faregate.policy.model import Enforcement, Meter, Policy
-from faregate.policy.patterns import is_allowed
+from faregate.policy.model import Enforcement
 from faregate.policy.rulebook import Resolution
 from faregate.policy.windows import Calendar
 from faregate.pricing.body import MalformedBody, PromptBound, prompt_bound
-from faregate.pricing.bound import Bound, Ceiling, bound_of, ceiling_of, dearest
-from faregate.pricing.catalogue import Catalogue, Model
+from faregate.pricing.bound import Bound, Ceiling, bound_of, dearest
+from faregate.pricing.catalogue import Catalogue
 from faregate.pricing.estimate import estimate_of
 from faregate.records import Facts, Status, UsageRecord, altered
 from faregate.settings import OnOutage
 
+_NOTHING = Bound(prompt_tokens=0, fixed_nano=0, nano_per_output_token=0, output_limit=None)
+
 LEAST_CAP = 256
 """Output tokens below which an answer is not worth admitting, unless the client itself asks for less."""
+
+_PROMPT_TOO = frozenset({"tools", "response_format", "cache_control"})
+"""What else becomes part of the prompt, or says how long it is to be cached: most requests have none of it."""
 
 UNHELD = "ledger away: admitted without a hold"
 """The rule that stands in the record of a request that nobody could check."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True, gc=False):
     """A request that holds what it may cost, or is `unchecked`: nothing is held, since the ledger was away.
 
     `pseudonym` is the person's name towards upstream. `ceiling` are the prices that the hold was made of, where a
@@ -94,6 +100,7 @@ class Admitter:
         self._salt = salt
         self._contact = contact
         self._on_outage = on_outage
+        self._plans = Plans()
         self._terms = Terms()
         # One for each person that the directory has.
         self._pseudonyms: dict[str, str] = {}
@@ -104,35 +111,20 @@ class Admitter:
         now = self._clock()
         user = self._directory.recognise(caller.person, now)
         resolution = self._directory.resolve(user)
-        policy = resolution.policy
-        catalogue = self._catalogue()
-        facts = Facts(
-            request_id=request_id,
-            admitted_at=now,
-            connection=user.connection,
-            user_id=user.id,
-            email=user.email,
-            groups=user.groups,
-            policy_id=policy.id,
-            model=request.model,
-            candidates=request.candidates,
-            aliases=tuple(catalogue.names(name) if catalogue else () for name in request.candidates),
-            stream=request.stream,
-            chat_id=caller.chat_id,
-            task=caller.task,
-            rules=(resolution.words,),
-        )
+        plan = self._plans.of(request.candidates, resolution, self._catalogue())
         try:
-            models = self._permit(user, policy, request, facts, catalogue)
-            admission = await self._hold(facts, resolution, request, models)
+            self._permit(user, plan, request)
+            prompt = _prompt(request)
         except ApiError as error:
-            if error.status == 503:
-                self.outcomes.unavailable += 1
-            else:
-                self.outcomes.refused += 1
-            self._accountant.refuse(
-                UsageRecord(facts, Status.REFUSED, requests=0, reason=error.reason or error.message)
-            )
+            self._refuse(error, _facts(request_id, now, user, caller, request, plan, _NOTHING, 0))
+            raise
+        bound = _bound(plan, prompt)
+        wanted = _cap_wanted(request, plan, prompt, bound)
+        facts = _facts(request_id, now, user, caller, request, plan, bound, wanted)
+        try:
+            admission = await self._hold(facts, resolution, plan, prompt, bound)
+        except ApiError as error:
+            self._refuse(error, altered(facts, cap=0, prompt_bound=0, fixed_nano=0, nano_per_output_token=0))
             raise
         if admission.unchecked:
             self.outcomes.unchecked += 1
@@ -140,10 +132,15 @@ class Admitter:
             self.outcomes.admitted += 1
         return admission
 
-    def _permit(
-        self, user: User, policy: Policy, request: ChatRequest, facts: Facts, catalogue: Catalogue | None
-    ) -> list[Model]:
-        """The priced models that may answer; none of them while no prices are known at all."""
+    def _refuse(self, error: ApiError, facts: Facts) -> None:
+        if error.status == 503:
+            self.outcomes.unavailable += 1
+        else:
+            self.outcomes.refused += 1
+        self._accountant.refuse(UsageRecord(facts, Status.REFUSED, requests=0, reason=error.reason or error.message))
+
+    def _permit(self, user: User, plan: Plan, request: ChatRequest) -> None:
+        """Raises `ApiError` where the person may not ask this, or nobody can tell."""
         if not user.is_active:
             raise ApiError(
                 403,
@@ -151,11 +148,10 @@ class Admitter:
                 "permission_error",
                 "user_deactivated",
             )
-        for model, *aliases in facts.families():
-            if not is_allowed(policy, model, aliases):
-                message = model_not_allowed_sentence(model, policy, contact=self._contact)
-                raise ApiError(403, message, "permission_error", "model_not_allowed", "model")
-        if (what := evasion(request, policy)) is not None:
+        if plan.forbidden is not None:
+            message = model_not_allowed_sentence(plan.forbidden, plan.policy, contact=self._contact)
+            raise ApiError(403, message, "permission_error", "model_not_allowed", "model")
+        if (what := evasion(request, plan.policy)) is not None:
             raise ApiError(
                 403,
                 f"This request uses {what}, which your policy cannot allow, since what it does and costs cannot be "
@@ -163,67 +159,47 @@ class Admitter:
                 "permission_error",
                 "not_boundable",
             )
-        if catalogue is None:
-            if _counts_dollars(policy):
-                raise ApiError(
-                    503,
-                    "The prices of models are not known at the moment, so no request can be checked against your "
-                    "limits. Please try again in a minute.",
-                    "upstream_error",
-                    "prices_unknown",
-                    headers={"retry-after": "30"},
-                )
-            return []
-        models = []
-        for name in request.candidates:
-            found = catalogue.find(name)
-            if found is None or not found.priced:
-                raise ApiError(404, model_unknown_sentence(name), "invalid_request_error", "model_not_found", "model")
-            models.append(found)
-        return models
+        if plan.unknown is not None:
+            message = model_unknown_sentence(plan.unknown)
+            raise ApiError(404, message, "invalid_request_error", "model_not_found", "model")
+        if plan.counts_dollars and not plan.models:
+            raise ApiError(
+                503,
+                "The prices of models are not known at the moment, so no request can be checked against your "
+                "limits. Please try again in a minute.",
+                "upstream_error",
+                "prices_unknown",
+                headers={"retry-after": "30"},
+            )
 
-    async def _hold(self, facts: Facts, resolution: Resolution, request: ChatRequest, models: list[Model]) -> Admission:
-        policy = resolution.policy
-        prompt = _prompt(request)
-        bound = dearest(bound_of(model, prompt) for model in models) if models else _unpriced(prompt)
+    async def _hold(
+        self, facts: Facts, resolution: Resolution, plan: Plan, prompt: PromptBound, bound: Bound
+    ) -> Admission:
         asked = bound
-        if policy.enforcement is Enforcement.SOFT and models:
-            asked = dearest(estimate_of(model, prompt) for model in models)
-        wanted = _cap_wanted(request, policy, models, prompt, bound)
-        facts = altered(
-            facts,
-            prompt_bound=bound.prompt_tokens,
-            fixed_nano=bound.fixed_nano,
-            nano_per_output_token=bound.nano_per_output_token,
-        )
-        names = facts.names()
-        counters = self._accountant.counters(facts.user_id, facts.groups, names, facts.admitted_at)
-        claims = self._terms.claims(facts.user_id, names, counters, resolution, asked)
-        answer = await self._reserve(facts, claims, wanted)
+        if plan.policy.enforcement is Enforcement.SOFT and plan.models:
+            asked = dearest([estimate_of(model, prompt) for model in plan.models])
+        counters = self._accountant.counters(facts.user_id, facts.groups, plan.names, facts.admitted_at)
+        claims = self._terms.claims(facts.user_id, plan.names, counters, resolution, asked)
+        answer = await self._reserve(facts, claims)
         if isinstance(answer, Refused):
             raise over_limit(answer, facts.admitted_at, self._calendar.zone, self._contact)
-        cap = wanted if answer is None else answer.cap
-        noted: tuple[str, ...] = (UNHELD,)
-        if answer is not None:
-            noted = tuple(f"shadow: would refuse by {rule_in_words(counter)}" for counter in answer.exceeded)
-        bounded = policy.enforcement is Enforcement.STRICT and _counts_dollars(policy) and models
         return Admission(
-            facts=altered(facts, cap=cap, rules=facts.rules + noted),
+            facts=_granted(facts, answer),
             pseudonym=self._pseudonym(facts.user_id),
-            ceiling=ceiling_of(models, prompt) if bounded else None,
+            ceiling=bound.ceiling if plan.bounds_dollars else None,
             unchecked=answer is None,
         )
 
-    async def _reserve(self, facts: Facts, claims: list[Claim], wanted: int) -> Held | Refused | None:
+    async def _reserve(self, facts: Facts, claims: list[Claim]) -> Held | Refused | None:
         """What the ledger says; None where it is away and that lets requests through."""
-        least = min(LEAST_CAP, wanted)
+        least = min(LEAST_CAP, facts.cap)
         try:
             return await self._ledger.reserve(
                 facts,
                 node=self._node,
                 lease=LEASE_SECONDS,
                 claims=claims,
-                cap_wanted=wanted,
+                cap_wanted=facts.cap,
                 cap_min=least,
                 now=facts.admitted_at,
             )
@@ -245,31 +221,76 @@ class Admitter:
 
 
 def _prompt(request: ChatRequest) -> PromptBound:
-    # What else becomes part of the prompt, or says how long it is to be cached.
-    other = [raw for name in ("response_format", "cache_control") if (raw := request.raw(name)) is not None]
+    messages = request.raw("messages") or b"[]"
     try:
-        return prompt_bound(request.raw("messages") or b"[]", request.raw("tools"), other)
+        if _PROMPT_TOO.isdisjoint(request.fields):
+            return prompt_bound(messages)
+        other = [raw for name in ("response_format", "cache_control") if (raw := request.raw(name)) is not None]
+        return prompt_bound(messages, request.raw("tools"), other)
     except MalformedBody as error:
         raise bad_request(str(error), "messages") from None
 
 
-def _unpriced(prompt: PromptBound) -> Bound:
-    return Bound(prompt_tokens=prompt.prompt_tokens, fixed_nano=0, nano_per_output_token=0, output_limit=None)
+def _bound(plan: Plan, prompt: PromptBound) -> Bound:
+    if not plan.models:
+        return Bound(prompt_tokens=prompt.prompt_tokens, fixed_nano=0, nano_per_output_token=0, output_limit=None)
+    return dearest([bound_of(model, prompt) for model in plan.models])
 
 
-def _cap_wanted(request: ChatRequest, policy: Policy, models: list[Model], prompt: PromptBound, bound: Bound) -> int:
-    caps = [policy.max_output_tokens]
-    if request.cap is not None:
-        caps.append(request.cap)
-    if bound.output_limit is not None:
-        caps.append(bound.output_limit)
-    contexts = [model.context_length for model in models if model.context_length is not None]
-    if contexts:
-        # Providers refuse a cap that does not fit beside the prompt. The prompt's bound is a token for each byte;
-        # real text has two bytes in a token, or more.
-        caps.append(max(LEAST_CAP, max(contexts) - prompt.prompt_tokens // 2))
-    return max(1, min(caps))
+def _cap_wanted(request: ChatRequest, plan: Plan, prompt: PromptBound, bound: Bound) -> int:
+    wanted = plan.policy.max_output_tokens
+    for limit in (request.cap, bound.output_limit, _room(plan, prompt)):
+        if limit is not None and limit < wanted:
+            wanted = limit
+    return max(1, wanted)
 
 
-def _counts_dollars(policy: Policy) -> bool:
-    return policy.enforcement is not Enforcement.SHADOW and any(limit.meter is Meter.USD for limit in policy.limits)
+def _room(plan: Plan, prompt: PromptBound) -> int | None:
+    """How many tokens of an answer fit beside the prompt: providers refuse a cap of more. None if nobody knows."""
+    if plan.longest_context is None:
+        return None
+    # The prompt's bound is a token for each byte; real text has two bytes in a token, or more.
+    return max(LEAST_CAP, plan.longest_context - prompt.prompt_tokens // 2)
+
+
+def _facts(
+    request_id: str,
+    now: float,
+    user: User,
+    caller: Caller,
+    request: ChatRequest,
+    plan: Plan,
+    bound: Bound,
+    cap: int,
+) -> Facts:
+    # Not all by name: so many names would be passed as a dictionary, at three times the cost.
+    return Facts(
+        request_id,
+        now,
+        user.connection,
+        user.id,
+        user.email,
+        user.groups,
+        policy_id=plan.policy.id,
+        model=request.model,
+        candidates=request.candidates,
+        aliases=plan.aliases,
+        stream=request.stream,
+        chat_id=caller.chat_id,
+        task=caller.task,
+        cap=cap,
+        prompt_bound=bound.prompt_tokens,
+        fixed_nano=bound.fixed_nano,
+        nano_per_output_token=bound.nano_per_output_token,
+        rules=plan.rules,
+    )
+
+
+def _granted(facts: Facts, answer: Held | None) -> Facts:
+    """The `facts` of a request for the cap that it wanted, with what the ledger made of it."""
+    if answer is None:
+        return altered(facts, rules=(*facts.rules, UNHELD))
+    if answer.cap == facts.cap and not answer.exceeded:
+        return facts
+    noted = (f"shadow: would refuse by {rule_in_words(counter)}" for counter in answer.exceeded)
+    return altered(facts, cap=answer.cap, rules=(*facts.rules, *noted))

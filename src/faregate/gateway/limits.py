@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from faregate.gateway.errors import ApiError
 from faregate.ledger.port import Claim, Counter, Refused
 from faregate.policy.explain import refusal_sentence
-from faregate.policy.model import Enforcement, Meter, Scope, Window
+from faregate.policy.model import Enforcement, Meter, Policy, Scope, Window
 from faregate.policy.rulebook import Resolution, Shape
 from faregate.pricing.bound import Bound
 from faregate.pricing.estimate import EXPECTED_OUTPUT_TOKENS
@@ -23,6 +23,8 @@ _LASTING = {
     None: 6,
 }
 _SECONDS = {Window.MINUTE: 60, Window.HOUR: 3_600, Window.DAY: 86_400, Window.WEEK: 604_800}
+_ONE_EACH = frozenset({Meter.REQUESTS, Meter.CONCURRENT})
+"""Of these a request takes one, whatever it asks."""
 _UNITS = {Meter.REQUESTS: "requests", Meter.TOKENS: "tokens", Meter.USD: "nano-usd", Meter.CONCURRENT: "requests"}
 
 RETRY_BUSY = 2
@@ -35,10 +37,8 @@ MOST_REMEMBERED = 16_384
 """People, each with models, whose terms are remembered."""
 
 
-class _Term(NamedTuple):
-    counter: Counter
-    meter: Meter
-    limit: int | None
+_Term = tuple[Counter, bool, int | None, Claim | None]
+"""A counter, whether it counts dollars, its limit, and the claim on it where that is the same for all requests."""
 
 
 class _Terms(NamedTuple):
@@ -72,26 +72,36 @@ class Terms:
             if len(self._known) >= MOST_REMEMBERED:
                 self._known.clear()
             known = self._known[key] = _Terms(counters, resolution, _terms(counters, resolution))
-        return _claims(known.terms, resolution.policy.enforcement, asked)
+        return _claims(known.terms, resolution.policy, asked)
 
 
 def _terms(counters: Sequence[Counter], resolution: Resolution) -> list[_Term]:
+    enforce = resolution.policy.enforcement is not Enforcement.SHADOW
     terms = []
     for counter in sorted(counters, key=lambda counter: _LASTING[counter.window]):
         shape = Shape(counter.scope, counter.meter, counter.window, counter.models)
-        terms.append(_Term(counter, counter.meter, resolution.limit_for(shape, counter.scope_id)))
+        limit = resolution.limit_for(shape, counter.scope_id)
+        claim = Claim(counter, 1, 0, limit, enforce) if counter.meter in _ONE_EACH else None
+        terms.append((counter, counter.meter is Meter.USD, limit, claim))
     return terms
 
 
-def _claims(terms: list[_Term], enforcement: Enforcement, asked: Bound) -> list[Claim]:
-    soft, enforce = enforcement is Enforcement.SOFT, enforcement is not Enforcement.SHADOW
-    amounts = {
-        Meter.REQUESTS: (1, 0),
-        Meter.CONCURRENT: (1, 0),
-        Meter.TOKENS: (asked.prompt_tokens + EXPECTED_OUTPUT_TOKENS, 0) if soft else (asked.prompt_tokens, 1),
-        Meter.USD: (asked.fixed_nano, asked.nano_per_output_token),
-    }
-    return [Claim(counter, *amounts[meter], limit, enforce) for counter, meter, limit in terms]
+def _claims(terms: list[_Term], policy: Policy, asked: Bound) -> list[Claim]:
+    enforce = policy.enforcement is not Enforcement.SHADOW
+    tokens, per_token = asked.prompt_tokens, 1
+    if policy.enforcement is Enforcement.SOFT:
+        tokens, per_token = tokens + EXPECTED_OUTPUT_TOKENS, 0
+    nano, nano_per_token = asked.fixed_nano, asked.nano_per_output_token
+    # One call less for each than `Claim(...)`.
+    made, claims = Claim._make, []
+    for counter, in_dollars, limit, claim in terms:
+        if claim is not None:
+            claims.append(claim)
+        elif in_dollars:
+            claims.append(made((counter, nano, nano_per_token, limit, enforce)))
+        else:
+            claims.append(made((counter, tokens, per_token, limit, enforce)))
+    return claims
 
 
 def over_limit(refused: Refused, now: float, zone: ZoneInfo, contact: str) -> ApiError:

@@ -17,8 +17,9 @@ from faregate.gateway.errors import ApiError, bad_request
 from faregate.pricing.bound import Ceiling
 
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encoder = msgspec.json.Encoder()
 _null = b"null"
-_EMPTY_LIST = re.compile(rb"\[\s*\]")
+_LIST = re.compile(rb"\[(?!\s*\])")
 _T = TypeVar("_T")
 
 _HAIR = Decimal("0.000001")
@@ -30,6 +31,8 @@ MOST_CANDIDATES = 16
 """Models that one request may name."""
 
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")
+_OPTIONAL = frozenset({*CAP_FIELDS, "n", "models", "fallbacks", "stream_options", "provider"})
+"""The fields that are looked at when they are there, and most requests have none of them."""
 
 
 @dataclass(slots=True)
@@ -49,7 +52,10 @@ class ChatRequest:
     def raw(self, name: str) -> bytes | None:
         """The JSON text of a field; None when it is absent or null."""
         value = self.fields.get(name)
-        return None if value is None or bytes(value) == _null else bytes(value)
+        if value is None:
+            return None
+        text = bytes(value)
+        return None if text == _null else text
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -70,9 +76,10 @@ def parse_chat(body: bytes) -> ChatRequest:
     if fields.get("prompt") is not None and bytes(fields["prompt"]) != _null:
         # Upstream takes one or the other: what it would make of both is not known, so no hold could be for it.
         raise bad_request("The request should have messages, and no prompt beside them.", "prompt")
-    messages = bytes(fields.get("messages") or b"")
-    if not messages.startswith(b"[") or _EMPTY_LIST.match(messages):
+    if not _LIST.match(fields.get("messages", b"")):
         raise bad_request("The request should have messages: a list with at least one message.", "messages")
+    if _OPTIONAL.isdisjoint(fields):
+        return ChatRequest(fields, model, (model,), bool(_typed(fields, "stream", bool)), None, {}, {}, {})
     if (choices := _typed(fields, "n", int)) is not None and choices != 1:
         raise bad_request("n should be 1: the gateway asks for one answer per request.", "n")
     provider = _typed(fields, "provider", dict[str, msgspec.Raw]) or {}
@@ -93,34 +100,37 @@ def outgoing(request: ChatRequest, *, cap: int, user: str, ceiling: Ceiling | No
 
     Refuses nothing: the hold is in place by now, so all that can be wrong is found by `parse_chat`.
     """
-    fields = dict(request.fields)
-    named = [name for name in CAP_FIELDS if request.raw(name) is not None]
-    for name in named or CAP_FIELDS[:1]:
-        fields[name] = msgspec.Raw(b"%d" % cap)
-    _cap_reasoning(fields, cap)
-    fields["user"] = _raw(user)
+    fields: dict[str, object] = dict(request.fields)
+    if request.cap is None:
+        fields[CAP_FIELDS[0]] = cap
+    else:
+        fields |= {name: cap for name in CAP_FIELDS if request.raw(name) is not None}
+    if (reasoning := request.fields.get("reasoning")) is not None:
+        fields["reasoning"] = _capped(reasoning, cap)
+    fields["user"] = user
     if request.stream:
         # Open WebUI asks for usage only from some models; the books need it from all.
-        fields["stream_options"] = _raw(request.stream_options | {"include_usage": msgspec.Raw(b"true")})
+        fields["stream_options"] = {**request.stream_options, "include_usage": True}
     if ceiling is not None:
-        fields["provider"] = _raw(request.provider | {"max_price": _max_price(request.max_price, ceiling)})
-    return msgspec.json.encode(fields)
+        max_price = _max_price(request.max_price, ceiling) if request.max_price else _listed(ceiling)
+        fields["provider"] = {**request.provider, "max_price": max_price}
+    return _encoder.encode(fields)
 
 
-def _max_price(asked: dict[str, msgspec.Raw], ceiling: Ceiling) -> msgspec.Raw:
+@lru_cache(maxsize=4_096)
+def _listed(ceiling: Ceiling) -> msgspec.Raw:
+    return _raw(_max_price({}, ceiling))
+
+
+def _max_price(asked: dict[str, msgspec.Raw], ceiling: Ceiling) -> dict[str, msgspec.Raw]:
     # The list shows the cheapest endpoint of a model and others may be dearer: the hold is true only if they are
     # not used (contract, section 7). A hair more than the price itself, lest a rounding refuse the listed one.
     prices = dict(asked)
     for name, price in (("prompt", ceiling.prompt), ("completion", ceiling.completion)):
         own = _price(prices.get(name))
         if own is None or own > price + _HAIR:
-            prices[name] = _most(price)
-    return _raw(prices)
-
-
-@lru_cache(maxsize=4_096)
-def _most(price: Decimal) -> msgspec.Raw:
-    return msgspec.Raw(f"{price + _HAIR:f}".encode())
+            prices[name] = msgspec.Raw(f"{price + _HAIR:f}".encode())
+    return prices
 
 
 def _price(raw: msgspec.Raw | None) -> Decimal | None:
@@ -134,22 +144,17 @@ def _price(raw: msgspec.Raw | None) -> Decimal | None:
 
 
 def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))
+    return msgspec.Raw(_encoder.encode(value))
 
 
-def _cap_reasoning(fields: dict[str, msgspec.Raw], cap: int) -> None:
+def _capped(raw: msgspec.Raw, cap: int) -> object:
     # Reasoning is paid from the same cap, and providers refuse a reasoning budget that is not below it.
-    raw = fields.get("reasoning")
-    if raw is None:
-        return
     try:
         reasoning = _decoder.decode(raw)
         budget = msgspec.json.decode(reasoning["max_tokens"], type=int)
     except (msgspec.DecodeError, KeyError):
-        return
-    if budget >= cap:
-        reasoning["max_tokens"] = msgspec.Raw(b"%d" % max(1, cap // 2))
-        fields["reasoning"] = _raw(reasoning)
+        return raw
+    return {**reasoning, "max_tokens": max(1, cap // 2)} if budget >= cap else raw
 
 
 def _fallbacks(fields: dict[str, msgspec.Raw]) -> tuple[str, ...]:

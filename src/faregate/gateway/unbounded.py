@@ -31,18 +31,17 @@ _plugins = msgspec.json.Decoder(list[_Named])
 
 def evasion(request: ChatRequest, policy: Policy) -> str | None:
     """What in `request` would get around `policy`, in words for the person; None if nothing would."""
+    names = " ".join(request.candidates)
+    if _TELLING.isdisjoint(request.fields) and "@preset" not in names and ":online" not in names:
+        return None
     limited = policy.enforcement is not Enforcement.SHADOW and any(
         limit.meter in (Meter.USD, Meter.TOKENS) for limit in policy.limits
     )
     if not limited and not policy.allow and not policy.deny:
         return None
-    if _TELLING.isdisjoint(request.fields) and not any(
-        "@preset" in model or ":online" in model for model in request.candidates
-    ):
-        return None
-    if request.raw("preset") is not None or any("@preset" in model for model in request.candidates):
+    if request.raw("preset") is not None or "@preset" in names:
         return "a preset"
-    if any(":online" in model for model in request.candidates):
+    if ":online" in names:
         return "the variant :online, which searches the web"
     if _beyond(request.raw("plugins"), _plugins, "id", _HARMLESS_PLUGINS):
         return "a plugin"

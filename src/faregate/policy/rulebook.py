@@ -21,9 +21,12 @@ class Shape:
     models: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Resolution:
-    """The policy that applies to a person, and why. `group` is the one that it came through, if it did."""
+    """The policy that applies to a person, and why. `group` is the one that it came through, if it did.
+
+    Equal to itself alone: what is worked out for it can be remembered by it, and is for its rulebook only.
+    """
 
     policy: Policy
     via: Via
@@ -66,8 +69,7 @@ class Rulebook:
         """The policy assigned to the person (`policy_id`), else of their first-ranking group, else the default."""
         if policy_id is not None and policy_id in self.policies:
             return self._resolution(policy_id, "user")
-        ranked = [self._by_group[group] for group in groups if group in self._by_group]
-        if ranked:
+        if groups and (ranked := [self._by_group[group] for group in groups if group in self._by_group]):
             rule = min(ranked, key=_rank)
             return self._resolution(rule.policy_id, "group", rule.group)
         return self._resolution(DEFAULT_POLICY_ID, "default")

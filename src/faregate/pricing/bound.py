@@ -1,10 +1,11 @@
 """The most that a request can cost (contract openrouter, section 7): what its hold is made of."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 from faregate.pricing.body import PromptBound
 from faregate.pricing.catalogue import Model, Rates
@@ -20,20 +21,6 @@ class NoPrice(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """A request costs at most `fixed_nano + cap * nano_per_output_token` nano-dollars with an output cap of `cap`.
-
-    It has at most `prompt_tokens` tokens in its prompt. `output_limit` is the longest answer that the model gives,
-    in tokens, None where that is not known.
-    """
-
-    prompt_tokens: int
-    fixed_nano: int
-    nano_per_output_token: int
-    output_limit: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Ceiling:
     """The prices that bounds were made of, in dollars per million tokens: what `provider.max_price` is to say.
 
@@ -44,22 +31,40 @@ class Ceiling:
     completion: Decimal
 
 
+class Bound(msgspec.Struct, frozen=True, gc=False):
+    """A request costs at most `fixed_nano + cap * nano_per_output_token` nano-dollars with an output cap of `cap`.
+
+    It has at most `prompt_tokens` tokens in its prompt. `output_limit` is the longest answer that the model gives,
+    in tokens, None where that is not known. It holds under `ceiling`, None where no prices were looked at.
+    """
+
+    prompt_tokens: int
+    fixed_nano: int
+    nano_per_output_token: int
+    output_limit: int | None
+    ceiling: Ceiling | None = None
+
+
 def bound_of(model: Model, prompt: PromptBound) -> Bound:
     """The bound of one model. Raises `NoPrice` for a router.
 
     It is about the model alone: searches, plugins and tools that run at OpenRouter have no bound.
     """
-    tokens = _prompt_tokens(model, prompt)
-    tariff = _tariff(model, tokens, prompt)
+    if not model.priced:
+        raise NoPrice(f"The price of {model.id} depends on the model that it picks.")
+    tokens, context = prompt.prompt_tokens, model.context_length
+    if context is not None and context < tokens:
+        tokens = context
+    tariff = _tariff(model, model.tiers_for(tokens), prompt.images > 0, prompt.audio, prompt.long_cache)
     fixed = tariff.request + tokens * tariff.token + prompt.images * tariff.image + prompt.file_pages * PAGE_FEMTO
-    return Bound(tokens, _nano(fixed), tariff.nano_per_output_token, tariff.output_limit)
+    return Bound(tokens, _nano(fixed), tariff.nano_per_output_token, tariff.output_limit, tariff.ceiling)
 
 
-def dearest(bounds: Iterable[Bound]) -> Bound:
+def dearest(every: Sequence[Bound]) -> Bound:
     """One bound over several candidates, whichever answers: the most of each part. There must be at least one."""
-    every = tuple(bounds)
     if len(every) == 1:
         return every[0]
+    ceilings = [bound.ceiling for bound in every if bound.ceiling is not None]
     limits = [bound.output_limit for bound in every]
     known = [limit for limit in limits if limit is not None]
     return Bound(
@@ -67,18 +72,15 @@ def dearest(bounds: Iterable[Bound]) -> Bound:
         fixed_nano=max(bound.fixed_nano for bound in every),
         nano_per_output_token=max(bound.nano_per_output_token for bound in every),
         output_limit=max(known) if len(known) == len(limits) else None,
+        ceiling=_highest(ceilings) if ceilings else None,
     )
 
 
-def ceiling_of(models: Iterable[Model], prompt: PromptBound) -> Ceiling:
-    """The ceiling under which the bounds of `models` hold. Raises `NoPrice` if one of them is a router."""
-    ceilings = [_tariff(model, _prompt_tokens(model, prompt), prompt).ceiling for model in models]
-    if len(ceilings) == 1:
-        return ceilings[0]
+def _highest(ceilings: Sequence[Ceiling]) -> Ceiling:
     return Ceiling(max(one.prompt for one in ceilings), max(one.completion for one in ceilings))
 
 
-class _Tariff(NamedTuple):
+class _Tariff(msgspec.Struct, frozen=True, gc=False):
     """What one model asks, in femto-dollars, whichever of its tiers applies; and what is sent along."""
 
     request: int
@@ -89,14 +91,8 @@ class _Tariff(NamedTuple):
     ceiling: Ceiling
 
 
-def _tariff(model: Model, tokens: int, prompt: PromptBound) -> _Tariff:
-    if not model.priced:
-        raise NoPrice(f"The price of {model.id} depends on the model that it picks.")
-    return _worked_out(model, model.tiers_for(tokens), prompt.images > 0, prompt.audio, prompt.long_cache)
-
-
 @lru_cache(maxsize=4_096)
-def _worked_out(model: Model, tiers: int, images: bool, audio: bool, long_cache: bool) -> _Tariff:
+def _tariff(model: Model, tiers: int, images: bool, audio: bool, long_cache: bool) -> _Tariff:
     rates = model.rates_in(tiers)
     limits = [model.max_completion_tokens, model.context_length and max(1, model.context_length - 1)]
     return _Tariff(
@@ -110,10 +106,6 @@ def _worked_out(model: Model, tiers: int, images: bool, audio: bool, long_cache:
             completion=Decimal(max(rate.completion for rate in rates)).scaleb(-9),
         ),
     )
-
-
-def _prompt_tokens(model: Model, prompt: PromptBound) -> int:
-    return prompt.prompt_tokens if model.context_length is None else min(prompt.prompt_tokens, model.context_length)
 
 
 def _input_price(rates: Rates, images: bool, audio: bool, long_cache: bool) -> int:

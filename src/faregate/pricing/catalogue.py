@@ -18,7 +18,7 @@ DYNAMIC_VARIANTS = frozenset({"nitro", "floor", "exacto", "online"})
 """Variants that choose among the endpoints of a model (or, `online`, add to it) and are not listed themselves.
 
 `nitro` may pick a priority tier that is dearer than the list says. Its bound is the model's own; it is kept true by
-sending the prices that it was made of as `provider.max_price` (`bound.ceiling_of`).
+sending the prices that it was made of as `provider.max_price` (`bound.Ceiling`).
 """
 
 _DEAREST = Decimal(1_000_000)
@@ -92,6 +92,8 @@ class Model:
 
     def tiers_for(self, prompt_tokens: int) -> int:
         """Which tiers can apply to it, as the bits of a number; 0 is none of them."""
+        if not self.tiers:
+            return 0
         return sum(1 << place for place, tier in enumerate(self.tiers) if prompt_tokens > tier.above)
 
     def rates_in(self, tiers: int) -> tuple[Rates, ...]:

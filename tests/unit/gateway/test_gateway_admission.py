@@ -43,6 +43,7 @@ async def test_closed_lets_nothing_through_while_the_ledger_is_away(closed: Worl
     assert "cache.internal" not in refusal.message
     record = await closed.last_record()
     assert (record.status, record.reason, record.requests, record.cost) == (Status.REFUSED, WHY, 0, Decimal(0))
+    assert (record.facts.cap, record.facts.prompt_bound, record.facts.bound_nano()) == (0, 0, 0)
     assert closed.admitter.outcomes == Outcomes(unavailable=1)
 
 

@@ -8,14 +8,20 @@ from hypothesis import strategies as st
 from pricing_world import catalogue, entry, model
 
 from faregate.pricing.body import PromptBound
-from faregate.pricing.bound import Bound, NoPrice, bound_of, ceiling_of, dearest
+from faregate.pricing.bound import Bound, Ceiling, NoPrice, bound_of, dearest
 
 ROUTER = catalogue(entry(), entry("openrouter/auto", pricing={"prompt": "-1", "completion": "-1"}))
 
 
 def test_a_bound_is_the_prompt_and_a_price_per_token_of_the_answer():
     bound = bound_of(model(prompt="0.000002", completion="0.00001"), PromptBound(1_000))
-    assert bound == Bound(prompt_tokens=1_000, fixed_nano=2_000_000, nano_per_output_token=10_000, output_limit=64_000)
+    assert bound == Bound(
+        prompt_tokens=1_000,
+        fixed_nano=2_000_000,
+        nano_per_output_token=10_000,
+        output_limit=64_000,
+        ceiling=Ceiling(prompt=Decimal(2), completion=Decimal(10)),
+    )
 
 
 def test_a_prompt_is_no_longer_than_the_context():
@@ -64,7 +70,8 @@ def test_a_long_prompt_pays_the_price_of_long_prompts():
         overrides=[{"min_prompt_tokens": 1_000, "prompt": "0.000004", "completion": "0.000015"}],
     )
     assert bound_of(tiered, PromptBound(1_000)).nano_per_output_token == 10_000
-    assert bound_of(tiered, PromptBound(1_001)) == Bound(1_001, 4_004_000, 15_000, 64_000)
+    dear = Ceiling(prompt=Decimal(4), completion=Decimal(15))
+    assert bound_of(tiered, PromptBound(1_001)) == Bound(1_001, 4_004_000, 15_000, 64_000, dear)
 
 
 def test_an_override_that_is_cheaper_lowers_nothing():
@@ -75,8 +82,6 @@ def test_an_override_that_is_cheaper_lowers_nothing():
 def test_a_router_has_no_bound():
     with pytest.raises(NoPrice, match="openrouter/auto"):
         bound_of(ROUTER.find("openrouter/auto"), PromptBound(1))
-    with pytest.raises(NoPrice):
-        ceiling_of([ROUTER.find("openrouter/auto")], PromptBound(1))
 
 
 def test_of_several_candidates_the_most_of_each_part_counts():
@@ -86,9 +91,9 @@ def test_of_several_candidates_the_most_of_each_part_counts():
 
 def test_the_ceiling_is_in_dollars_per_million_tokens():
     tiered = model(prompt="0.000002", completion="0.00001", overrides=[{"min_prompt_tokens": 9, "prompt": "0.000003"}])
-    assert ceiling_of([tiered], PromptBound(9)).prompt == Decimal("2")
-    assert ceiling_of([tiered, model(completion="0.00002")], PromptBound(10)).prompt == Decimal("3")
-    assert ceiling_of([tiered, model(completion="0.00002")], PromptBound(10)).completion == Decimal("20")
+    assert bound_of(tiered, PromptBound(9)).ceiling == Ceiling(Decimal(2), Decimal(10))
+    both = [bound_of(one, PromptBound(10)) for one in (tiered, model(completion="0.00002"))]
+    assert dearest(both).ceiling == Ceiling(Decimal(3), Decimal(20))
 
 
 PRICES = st.decimals(min_value=0, max_value=Decimal("0.001"), places=16, allow_nan=False).map(
