@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from itertools import count
@@ -182,22 +182,22 @@ class Faregate:
         """Settle, write, close, in the reverse order of the start. Requests have ended by now."""
         await self._parts.aclose()
 
-    async def __call__(self, scope: dict[str, Any], receive: Asgi, send: Asgi) -> None:
-        """Send a request to its plane. What no plane has is the data plane's 404."""
-        path = scope["path"]
-        segment = path[1:].partition("/")[0]
+    def __call__(self, scope: dict[str, Any], receive: Asgi, send: Asgi) -> Awaitable[None]:
+        """Serve a request with its plane."""
+        return self._plane(scope["path"])(scope, receive, send)
+
+    def _plane(self, path: str) -> Callable[..., Awaitable[None]]:
+        """What no other plane has is the data plane's 404."""
         if path.startswith(PREFIXES):
-            await self._gateway(scope, receive, send)
-        elif segment == "admin":
-            await self._admin(scope, receive, send)
-        elif path in Health.paths:
-            await self._health(scope, receive, send)
-        elif path == Metrics.path:
-            await self._metrics(scope, receive, send)
-        elif segment in self._mounts:
-            await self._mounts[segment](scope, receive, send)
-        else:
-            await self._gateway(scope, receive, send)
+            return self._gateway
+        segment = path[1:].partition("/")[0]
+        if segment == "admin":
+            return self._admin
+        if path in Health.paths:
+            return self._health
+        if path == Metrics.path:
+            return self._metrics
+        return self._mounts.get(segment, self._gateway)
 
     @property
     def unlimited(self) -> bool:

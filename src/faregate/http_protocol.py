@@ -1,17 +1,22 @@
 """HTTP/1.1 as uvicorn speaks it, with an end to what a stranger may send and a way to part from clients kindly.
 
 Uvicorn's protocol bounds neither the size of a request's head nor its time, and loses the body of a request that
-offers another protocol.
+offers another protocol. It also sets a timer for each request, and asks of each what our server has not: another root,
+web sockets, a limit of connections.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import httptools
 import msgspec
+from uvicorn._types import HTTPScope
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -56,11 +61,17 @@ class HttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = server_state.limits
+        self._allowed = {
+            # Who connects and sends nothing is as idle as who has been answered.
+            "nothing": config.timeout_keep_alive,
+            "head": self._limits.head_seconds,
+            "body": self._limits.body_seconds,
+        }
         self._within: Literal["nothing", "head", "body"] = "nothing"
         # Bytes since the last that were of use: an upper bound of what the parser may be holding.
         self._idle_bytes = 0
         self._since = 0.0
-        # One timer for a connection, not for a piece: it looks at `_since` when it fires.
+        # One timer for a connection, not for a request or a piece: it looks at `_since` when it fires.
         self._patience: asyncio.TimerHandle | None = None
         self._refused = False
         self.gone = False
@@ -81,8 +92,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Who connects and sends nothing is as idle as who has been answered.
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._since = self.loop.time()
+        self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True
@@ -90,7 +101,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self.on_gone is not None:
             self.on_gone()
             self.on_gone = None
-        self._unset_keepalive_if_required()
         if self._patience is not None:
             self._patience.cancel()
 
@@ -111,54 +121,101 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._idle_bytes > self._limits.head_bytes:
             self._refuse_size()
-        elif self._within != "nothing":
-            if self._within == "body":
-                self._since = self.loop.time()
-            if self._patience is None:
-                self._patience = self.loop.call_later(self._limits.head_seconds, self._look)
+        elif self._within == "body":
+            self._since = self.loop.time()
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._unset_keepalive_if_required()
+        self.url = b""
+        self.headers = []
         self._within = "head"
         self._since = self.loop.time()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade():
-            if self.parser.get_method() == b"CONNECT":
+        parser = self.parser
+        if parser.should_upgrade():
+            if parser.get_method() == b"CONNECT":
                 raise httptools.HttpParserError("There is no tunnel here.")
             return
+        version = parser.get_http_version()
+        expect_100_continue = False
         for name, value in self.headers:
             # Another coding is not undone here, and HTTP/1.0 has none (RFC 9112, 6.1).
-            if name == b"transfer-encoding" and (
-                value.strip().lower() != b"chunked" or self.parser.get_http_version() == "1.0"
-            ):
+            if name == b"transfer-encoding" and (value.strip().lower() != b"chunked" or version == "1.0"):
                 raise httptools.HttpParserError("The body is in a form that is not read here.")
+            if name == b"expect" and value.lower() == b"100-continue":
+                expect_100_continue = True
         if self._idle_bytes > self._limits.head_bytes and len(self._head()) > self._limits.head_bytes:
             self._refuse_size()
             raise httptools.HttpParserError("The head is too large.")
-        # It may have been set since the first byte: an earlier answer ended meanwhile.
-        self._unset_keepalive_if_required()
-        super().on_headers_complete()
-        if self.server_state.stopping:
-            self.cycle.keep_alive = False
-        if self.scope["method"] != "HEAD" and self.scope["http_version"] in ("1.1", "1.0"):
-            self.scope["extensions"] = {EXTENSION: Wire(self, self.cycle)}  # type: ignore[dict-item]
+        before, state, scope = self.cycle, self.server_state, self._scope(version)
+        self.cycle = wire = Wire(
+            self,
+            scope,
+            state.default_headers,
+            expect_100_continue=expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive() and not state.stopping,
+        )
+        if scope["method"] != "HEAD" and version in ("1.1", "1.0"):
+            scope["extensions"] = {EXTENSION: wire}  # type: ignore[dict-item]
         # Trailers go to a list of their own. They are not headers (RFC 9110, 6.5.1): least of all those of identity.
         self.headers = []
         self._within = "body"
         self._idle_bytes = 0
+        # Uvicorn's annotation leaves out that there is none before the first request.
+        if before is None or before.response_complete:  # type: ignore[redundant-expr]
+            self._start_asgi_task(wire, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((wire, self.app))
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
-        super().on_body(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        super().on_message_complete()
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
         self._within = "nothing"
         self._idle_bytes = 0
+
+    def on_response_complete(self) -> None:
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._within == "nothing":
+            self._since = self.loop.time()
+
+    def _scope(self, version: str) -> HTTPScope:
+        method = self.parser.get_method().decode()
+        path, raw_path, query = _target(self.url)
+        scope: HTTPScope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "root_path": "",
+            "method": method,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self.headers,
+        }
+        return scope
 
     def _feed(self, data: bytes) -> None:
         """An offer of another protocol is declined by serving the request as it stands (RFC 9110, 7.8).
@@ -186,17 +243,19 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         """Cut a client that has let its time pass. It has all the time in which it is we who do not read on."""
-        self._patience = None
-        if self._within == "nothing" or self.transport.is_closing():
+        if self.transport.is_closing():
             return
         now = self.loop.time()
-        answering = not self.idle and (self._within == "head" or self.cycle.waiting_for_100_continue)
+        answering = not self.idle and (self._within != "body" or self.cycle.waiting_for_100_continue)
         if answering or self.flow.read_paused:
             self._since = now
-        allowed = self._limits.head_seconds if self._within == "head" else self._limits.body_seconds
+        allowed = self._allowed[self._within]
         left = self._since + allowed - now
         if left > 0:
-            self._patience = self.loop.call_later(left, self._look)
+            # It may wait for something else by then, for which it has less time than for this.
+            self._patience = self.loop.call_later(min(left, *self._allowed.values()), self._look)
+        elif self._within == "nothing":
+            self.transport.close()
         elif self._within == "head":
             self._refuse(408, "request_timeout", f"The request's headers did not arrive within {allowed:.0f} seconds.")
         else:
@@ -239,7 +298,13 @@ class HttpProtocol(HttpToolsProtocol):
         # To close with bytes unread would reset the connection, and the answer with it.
         self.transport.write_eof()
         self._idle_bytes = 0
-        self._unset_keepalive_if_required()
         if self._patience is not None:
             self._patience.cancel()
         self._patience = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+
+
+@lru_cache(maxsize=128)
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, path as it was spelled, and query. Raises `HttpParserError`, and UnicodeDecodeError."""
+    parsed = httptools.parse_url(url)
+    return unquote(parsed.path.decode("ascii")), parsed.path, parsed.query or b""

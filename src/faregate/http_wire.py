@@ -5,9 +5,12 @@ turn of the loop in which it arrived, and what leaves in one turn leaves in one 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from uvicorn._types import HTTPScope
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 EXTENSION = "faregate.wire"
@@ -18,20 +21,45 @@ class Server(Protocol):
     """The connection, as its wires see it."""
 
     loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    flow: FlowControl
+    logger: logging.Logger
     gone: bool
     on_gone: Callable[[], None] | None
 
+    def on_response_complete(self) -> None:
+        """An answer has come to its end, and the connection stays."""
 
-class Wire:
-    """Writes one answer. What is written when the client has gone is lost, as it is on any connection."""
 
-    __slots__ = ("_chunked", "_cycle", "_flow", "_flushing", "_pending", "_server", "_transport")
+class Wire(RequestResponseCycle):
+    """One request and its answer: by the messages of ASGI, as uvicorn does it, or written here.
 
-    def __init__(self, server: Server, cycle: RequestResponseCycle) -> None:
+    What is written when the client has gone is lost, as it is on any connection.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        scope: HTTPScope,
+        default_headers: list[tuple[bytes, bytes]],
+        *,
+        expect_100_continue: bool,
+        keep_alive: bool,
+    ) -> None:
+        super().__init__(
+            scope=scope,
+            transport=server.transport,
+            flow=server.flow,
+            logger=server.logger,
+            access_logger=server.logger,
+            access_log=False,
+            default_headers=default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expect_100_continue,
+            keep_alive=keep_alive,
+            on_response=server.on_response_complete,
+        )
         self._server = server
-        self._cycle = cycle
-        self._flow = cycle.flow
-        self._transport = cycle.transport
         self._pending: list[bytes] = []
         self._chunked = False
         self._flushing = False
@@ -39,11 +67,11 @@ class Wire:
     @property
     def ready(self) -> bool:
         """Whether the client keeps up with what is written."""
-        return not self._flow.write_paused
+        return not self.flow.write_paused
 
     async def drained(self) -> None:
         """Wait until it has caught up, or has gone."""
-        await self._flow.drain()
+        await self.flow.drain()
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the client leaves before the end of the answer; at once if it has.
@@ -55,7 +83,18 @@ class Wire:
         else:
             self._server.on_gone = callback
             # The last of a large body may have paused it, and nobody receives any more: the leaving is to be read, too.
-            self._flow.resume_reading()
+            self.flow.resume_reading()
+
+    def whole_body(self) -> bytes | None:
+        """The request's body, where all of it is here; None where it has to be received.
+
+        What is here is little: the connection is not read on from when 64 KB wait to be received.
+        """
+        if self.more_body or self.disconnected or self.waiting_for_100_continue or not self.body:
+            return None
+        body, self.body = bytes(self.body), bytearray()
+        self.flow.resume_reading()
+        return body
 
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, chunked: bool = True) -> None:
         """Status and headers; they leave with the first piece, or with `flush`.
@@ -64,22 +103,20 @@ class Wire:
         the end of the connection is the end of the answer. Raises ValueError for a line break in a header; then the
         answer has not begun.
         """
-        cycle = self._cycle
-        chunked = chunked and cycle.scope["http_version"] != "1.0"
-        lines = [STATUS_LINE[status]]
-        lines += [b"%b: %b\r\n" % header for header in cycle.default_headers]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
+        chunked = chunked and self.scope["http_version"] != "1.0"
+        lines = [b": ".join(header) for header in self.default_headers]
+        lines += [b": ".join(header) for header in headers]
+        if not self.keep_alive:
+            lines.append(b"connection: close")
         if chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        head = b"".join(lines)
-        if not head.count(b"\r") == head.count(b"\n") == len(lines) or b"\0" in head:
+            lines.append(b"transfer-encoding: chunked")
+        head = b"\r\n".join(lines)
+        if not head.count(b"\r") == head.count(b"\n") == len(lines) - 1 or head.count(b"\0"):
             raise ValueError("a header of the answer has a line break in it")
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
+        self.response_started = True
+        self.waiting_for_100_continue = False
         self._chunked = chunked
-        self._pending.append(head + b"\r\n")
+        self._pending.append(b"%b%b\r\n\r\n" % (STATUS_LINE[status], head))
 
     def write(self, data: bytes) -> None:
         """A piece of the body. It leaves with the next `flush`."""
@@ -91,13 +128,13 @@ class Wire:
 
     def pass_on(self, data: bytes) -> bool:
         """A piece of the body, at once; False, and nothing is written, where the client does not keep up."""
-        if self._flow.write_paused:
+        if self.flow.write_paused:
             return False
         if self._pending or not self._chunked:
             self.write(data)
             self.flush()
         elif not self._server.gone:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
 
     def flush_soon(self) -> None:
@@ -108,24 +145,23 @@ class Wire:
 
     def end(self) -> None:
         """The answer is complete."""
-        cycle = self._cycle
         if self._chunked:
             self._pending.append(b"0\r\n\r\n")
         self.flush()
         self._server.on_gone = None
-        cycle.response_complete = True
-        cycle.message_event.set()
+        self.response_complete = True
+        self.message_event.set()
         if self._server.gone:
             return
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
     def abandon(self) -> None:
         """Break the connection off, with what the client has not read: it reads nothing."""
         # Known at once: to the server the answer is not one that its application has forgotten to complete.
-        self._cycle.disconnected = True
-        self._transport.abort()
+        self.disconnected = True
+        self.transport.abort()
 
     def flush(self) -> None:
         """Write what waits."""
@@ -134,4 +170,4 @@ class Wire:
             data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
             self._pending.clear()
             if not self._server.gone:
-                self._transport.write(data)
+                self.transport.write(data)

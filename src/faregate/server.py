@@ -127,6 +127,7 @@ class Server:
         config = uvicorn.Config(
             app,
             http=HttpProtocol,
+            interface="asgi3",
             ws="none",
             lifespan="off",
             log_config=None,

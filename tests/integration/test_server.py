@@ -416,6 +416,16 @@ async def test_a_connection_on_which_nothing_is_asked_is_closed(monkeypatch: pyt
         assert [await silent.rest(), await answered.rest()] == [b"", b""]
 
 
+async def test_who_has_been_idle_has_no_more_time_for_a_head_than_who_comes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("faregate.server.KEEP_ALIVE_SECONDS", 600)
+    async with serving(limits=Limits(head_seconds=0.1, body_seconds=600)) as served:
+        client = await served.connect()
+        await client.send(GET)
+        await client.answer()
+        await client.send(GET[:5])
+        assert (await client.answer())[0] == 408
+
+
 async def test_a_request_that_began_before_the_last_answer_is_not_closed_as_idle(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("faregate.server.KEEP_ALIVE_SECONDS", 0.1)
     gate = Gate()

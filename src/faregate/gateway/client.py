@@ -90,7 +90,8 @@ class Client:
             except TimeoutError:
                 self._leave()
             return
-        await self._caught_up()
+        if not self._wire.ready:
+            await self._catch_up(self._wire)
         if self.waiting:
             self._wire.write(data)
             self._wire.flush_soon()
@@ -152,24 +153,25 @@ class Client:
         return sent
 
     async def _begin(self, status: int, headers: list[tuple[bytes, bytes]], *, chunked: bool = True) -> None:
-        # Whole answers wait, too: those to a client that asks on and on, and reads nothing, would fill the memory.
-        await self._caught_up()
-        if not self.gone:
-            if self._wire is not None:
-                self._wire.begin(status, headers, chunked=chunked)
-            else:
+        wire = self._wire
+        if wire is None:
+            if not self.gone:
                 await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        else:
+            # Whole answers wait, too: those to a client that asks on and on, and reads nothing, would fill the memory.
+            if not wire.ready:
+                await self._catch_up(wire)
+            if not self.gone:
+                wire.begin(status, headers, chunked=chunked)
         self.status = status
 
-    async def _caught_up(self) -> None:
-        """Wait until who is answered on a wire has read what was sent before; by ASGI each message waits for that."""
-        if self._wire is None or self._wire.ready:
-            return
+    async def _catch_up(self, wire: Wire) -> None:
+        """Wait until who is answered on `wire` has read what was sent before; by ASGI each message waits for that."""
         try:
             async with asyncio.timeout(self._patience):
-                await self._wire.drained()
+                await wire.drained()
         except TimeoutError:
-            self._wire.abandon()
+            wire.abandon()
             self._leave()
 
     async def _wait_until_gone(self) -> None:

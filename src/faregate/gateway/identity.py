@@ -7,7 +7,7 @@ its templates leave an empty value where they have nothing. A header that stands
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -33,15 +33,16 @@ SHORTEST_SECRET = 32
 """Bytes of an HS256 secret (RFC 7518, section 3.2)."""
 
 _PLAIN = (USER_ID, USER_EMAIL, USER_NAME, USER_ROLE)
-_READ = frozenset({*_PLAIN, USER_JWT, CHAT_ID, TASK, GROUPS, CONNECTION_KEY, AUTHORIZATION})
 
 ISSUER = "open-webui"
 LONGEST = 256
 """Characters of what is told about a person: longer is nobody's name, and records keep it."""
 MOST_GROUPS = 100
+MOST_KNOWN_KEYS = 256
+"""Spellings of connection keys that are remembered: there are as many as there are connections."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Caller:
     """The person behind a request, and what else Open WebUI said of it."""
 
@@ -51,43 +52,50 @@ class Caller:
 
 
 class _Told(NamedTuple):
+    token: str
     claims: dict[str, Any]
     person: Person
 
 
 class Headers:
-    """The headers of a request that identity reads, decoded; the names of those that stand twice."""
+    """The headers of a request, by their names in lower case."""
 
-    __slots__ = ("_present", "_repeated", "_values")
+    __slots__ = ("_repeated", "_values")
 
-    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self._values: dict[bytes, str] = {}
-        self._present: set[bytes] = set()
+    def __init__(self, headers: Collection[tuple[bytes, bytes]]) -> None:
+        self._values = dict(headers)
         self._repeated: set[bytes] = set()
-        for name, value in headers:
-            if name not in _READ:
-                continue
-            if name in self._present:
-                self._repeated.add(name)
-            self._present.add(name)
-            if text := _text(value):
-                self._values[name] = text
+        if len(self._values) < len(headers):
+            self._sort_out(headers)
 
     def get(self, name: bytes) -> str | None:
-        """The value of a header; None if it is absent or empty."""
+        """The value of a header, the last that is not empty; None if it is absent or empty."""
+        value = self._values.get(name)
+        return None if value is None else _text(value) or None
+
+    def raw(self, name: bytes) -> bytes | None:
+        """The bytes behind `get` and `sent`: what is the same here is the same there."""
         return self._values.get(name)
 
     def sent(self, name: bytes) -> bool:
         """Whether the header was there at all, be it empty."""
-        return name in self._present
+        return name in self._values
 
     def says(self, names: Iterable[bytes]) -> bool:
         """Whether any of `names` has a value."""
-        return not self._values.keys().isdisjoint(names)
+        return not self._values.keys().isdisjoint(names) and any(map(self.get, names))
 
     def repeated(self, names: Iterable[bytes]) -> bool:
         """Whether any of `names` stands more than once."""
         return bool(self._repeated) and not self._repeated.isdisjoint(names)
+
+    def _sort_out(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._values = {}
+        for name, value in headers:
+            if name in self._values:
+                self._repeated.add(name)
+            if name not in self._values or _text(value):
+                self._values[name] = value
 
 
 class Gatekeeper:
@@ -98,8 +106,9 @@ class Gatekeeper:
         self._connections = [
             (connection.name, _digest(connection.key.get_secret_value())) for connection in connections
         ]
-        self._known_keys: dict[str, str] = {}
-        self._told: dict[tuple[str, str, str | bool], _Told] = {}
+        self._key_header = CONNECTION_KEY if self._mode is IdentityMode.SESSION else AUTHORIZATION
+        self._known_keys: dict[bytes | None, str] = {}
+        self._told: dict[tuple[str, bytes | None, bytes | None], _Told] = {}
         signed = settings.jwt_secrets()
         self._signed = Tokens(signed, required=("sub", "iss", "exp"), issuer=ISSUER)
         session = settings.webui_secret_key
@@ -116,16 +125,16 @@ class Gatekeeper:
 
     def connection(self, headers: Headers) -> str:
         """The name of the connection whose key came along. Raises `ApiError` (401)."""
+        shown = headers.raw(self._key_header)
+        repeated = headers.repeated((self._key_header,))
+        if not repeated and (known := self._known_keys.get(shown)) is not None:
+            return known
         if self._mode is IdentityMode.SESSION:
             key, where = headers.get(CONNECTION_KEY), "X-Faregate-Key"
-            repeated = headers.repeated((CONNECTION_KEY,))
         else:
             key, where = _bearer(headers), "Authorization: Bearer"
-            repeated = headers.repeated((AUTHORIZATION,))
         if key is None or repeated:
             raise bad_key(f"This request has no connection key. Send the key of a connection in {where}.")
-        if (known := self._known_keys.get(key)) is not None:
-            return known
         digest = _digest(key)
         name: str | None = None
         for candidate, expected in self._connections:
@@ -134,8 +143,10 @@ class Gatekeeper:
                 name = candidate
         if name is None:
             raise bad_key(f"This connection key is not known. Check the key that is sent in {where}.")
-        # Only keys that are right get here: there are no more of them than connections.
-        self._known_keys[key] = name
+        # Only keys that are right get here; but each can be spelled with any number of blanks.
+        if len(self._known_keys) >= MOST_KNOWN_KEYS:
+            self._known_keys.clear()
+        self._known_keys[shown] = name
         return name
 
     def caller(self, connection: str, headers: Headers) -> Caller:
@@ -172,6 +183,11 @@ class Gatekeeper:
                 "This request carries plain identity headers, which are not trusted here. "
                 "In Open WebUI, set FORWARD_USER_INFO_HEADER_JWT_SECRET to the secret that this gateway knows."
             )
+        # What a token says is told the same way each time that it is shown, as long as it is believed.
+        shown = connection, headers.raw(USER_JWT), headers.raw(GROUPS)
+        told = self._told.get(shown)
+        if told is not None and self._signed.claims(told.token) is told.claims:
+            return told.person
         token = headers.get(USER_JWT)
         if token is None:
             raise no_person(
@@ -179,11 +195,6 @@ class Gatekeeper:
                 "and FORWARD_USER_INFO_HEADER_JWT_SECRET to the secret that this gateway knows."
             )
         claims = self._signed.claims(token)
-        # What a token says is told the same way each time that it is shown.
-        key = connection, token, headers.get(GROUPS) or headers.sent(GROUPS)
-        told = self._told.get(key)
-        if told is not None and told.claims is claims:
-            return told.person
         person = _person(
             connection,
             _claim(claims, "sub"),
@@ -194,7 +205,7 @@ class Gatekeeper:
         )
         if len(self._told) >= MOST_BELIEVED:
             self._told.clear()
-        self._told[key] = _Told(claims, person)
+        self._told[shown] = _Told(token, claims, person)
         return person
 
     def _from_session(self, connection: str, headers: Headers) -> Person:

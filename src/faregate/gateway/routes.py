@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from faregate.gateway.admission import Admission, Admitter
@@ -14,7 +15,7 @@ from faregate.gateway.identity import Gatekeeper, Headers
 from faregate.gateway.models import ModelList
 from faregate.gateway.relay import Relay
 from faregate.gateway.request import outgoing, parse_chat
-from faregate.http_wire import EXTENSION
+from faregate.http_wire import EXTENSION, Wire
 
 _log = logging.getLogger("faregate.requests")
 _crash = logging.getLogger(__name__)
@@ -27,18 +28,28 @@ PREFIXES = ("/api/v1", "/v1")
 _GZIP = re.compile(rb"(?:^|,)\s*(?:gzip|\*)\s*(?:;\s*q=(?!0(?:\.0*)?\s*(?:,|$))[\d.]+\s*)?(?=,|$)", re.IGNORECASE)
 
 
-class Call(NamedTuple):
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Call:
     """One request on its way to its handler."""
 
     connection: str
     headers: Headers
-    raw_headers: list[tuple[bytes, bytes]]
+    raw_headers: RawHeaders
     client: Client
     receive: Receive
+    wire: Wire | None
     admission: list[Admission]
 
 
 Handler = Callable[[Call], Awaitable[None]]
+
+
+class _Route(NamedTuple):
+    raw_path: bytes
+    handler: Handler
 
 
 class Gateway:
@@ -67,9 +78,14 @@ class Gateway:
         self._log_requests = log_requests
         self._max_in_flight = max_in_flight
         self._in_flight = 0
-        self._routes: dict[tuple[str, str], Handler] = {
+        handlers: dict[tuple[str, str], Handler] = {
             ("POST", "/chat/completions"): self._chat,
             ("GET", "/models"): self._list_models,
+        }
+        self._routes = {
+            (method, prefix + path): _Route((prefix + path).encode(), handler)
+            for (method, path), handler in handlers.items()
+            for prefix in PREFIXES
         }
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -84,7 +100,7 @@ class Gateway:
             handler = self._route(scope)
             headers = Headers(scope["headers"])
             connection = self._gatekeeper.connection(headers)
-            await handler(Call(connection, headers, scope["headers"], client, receive, admission))
+            await handler(Call(connection, headers, scope["headers"], client, receive, wire, admission))
         except ApiError as error:
             refused = error
             await client.fail(error)
@@ -108,13 +124,11 @@ class Gateway:
 
     def _route(self, scope: dict[str, Any]) -> Handler:
         method, path = scope["method"], scope["path"]
-        for prefix in PREFIXES:
-            if path.startswith(prefix):
-                handler = self._routes.get((method, path[len(prefix) :]))
-                # `path` is decoded: a spelling with escapes would be another path to whoever stands in front.
-                if handler is not None and scope.get("raw_path", path.encode()).partition(b"?")[0] == path.encode():
-                    return handler
-        raise no_route(method, path)
+        route = self._routes.get((method, path))
+        # `path` is decoded: a spelling with escapes would be another path to whoever stands in front.
+        if route is None or scope.get("raw_path", route.raw_path).partition(b"?")[0] != route.raw_path:
+            raise no_route(method, path)
+        return route.handler
 
     async def _list_models(self, call: Call) -> None:
         headers = [(b"cache-control", b"private, max-age=60"), (b"vary", b"accept-encoding")]
@@ -131,20 +145,19 @@ class Gateway:
             raise overloaded()
         self._in_flight += 1
         try:
-            await self._take(call)
+            caller = self._gatekeeper.caller(call.connection, call.headers)
+            body = None if call.wire is None else call.wire.whole_body()
+            if body is None:
+                body = await read_body(call.raw_headers, call.receive)
+            request = parse_chat(body)
+            call.client.watch()
+            admission = await self._admitter.admit(call.client.request_id, caller, request)
+            call.admission.append(admission)
+            call.client.unchecked = admission.unchecked
+            sent = outgoing(request, cap=admission.facts.cap, user=admission.pseudonym, ceiling=admission.ceiling)
+            await self._relay.chat(admission.facts, sent, call.client)
         finally:
             self._in_flight -= 1
-
-    async def _take(self, call: Call) -> None:
-        caller = self._gatekeeper.caller(call.connection, call.headers)
-        body = await read_body(call)
-        request = parse_chat(body)
-        call.client.watch()
-        admission = await self._admitter.admit(call.client.request_id, caller, request)
-        call.admission.append(admission)
-        call.client.unchecked = admission.unchecked
-        sent = outgoing(request, cap=admission.facts.cap, user=admission.pseudonym, ceiling=admission.ceiling)
-        await self._relay.chat(admission.facts, sent, call.client)
 
     def _log(
         self,
@@ -171,15 +184,15 @@ class ClientLeft(Exception):
     """The client left before its request was complete: there is nobody to answer."""
 
 
-async def read_body(call: Call) -> bytes:
+async def read_body(headers: RawHeaders, receive: Receive) -> bytes:
     """The whole body. Raises `ApiError` (413) above 64 MB, and `ClientLeft`."""
-    for name, value in call.raw_headers:
+    for name, value in headers:
         if name == b"content-length" and value.isdigit() and int(value) > MOST_BODY_BYTES:
             raise _too_large()
     pieces: list[bytes] = []
     size = 0
     while True:
-        message = await call.receive()
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         if piece := message.get("body", b""):

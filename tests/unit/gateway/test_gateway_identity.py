@@ -7,7 +7,7 @@ import jwt
 import pytest
 from pydantic import SecretStr
 
-from faregate.gateway.errors import ApiError
+from faregate.gateway.errors import ApiError, no_person
 from faregate.gateway.identity import Gatekeeper, Headers
 from faregate.settings import Connection, Settings
 
@@ -56,6 +56,31 @@ def test_a_connection_is_known_by_its_key() -> None:
     gate = gatekeeper()
     assert gate.connection(headers(("Authorization", f"Bearer {KEY}"))) == "one"
     assert gate.connection(headers(("authorization", "bearer sk-connection-key-two"))) == "two"
+
+
+def test_a_key_that_is_remembered_is_refused_where_it_stands_twice() -> None:
+    gate, key = gatekeeper(), ("Authorization", f"Bearer {KEY}")
+    for _ in range(2):
+        assert gate.connection(headers(key)) == "one"
+        for other in (key, ("Authorization", ""), ("Authorization", "Bearer wrong")):
+            with pytest.raises(ApiError):
+                gate.connection(headers(other, key))
+
+
+def test_no_more_spellings_of_a_key_are_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("faregate.gateway.identity.MOST_KNOWN_KEYS", 4)
+    gate = gatekeeper()
+    for blanks in range(1, 10):
+        assert gate.connection(headers(("Authorization", f"Bearer{' ' * blanks}{KEY}"))) == "one"
+        assert len(gate._known_keys) <= 4
+
+
+@pytest.mark.parametrize("first", ["", " ", "u1"])
+def test_of_a_header_that_stands_twice_the_last_that_is_not_empty_counts(first: str) -> None:
+    sent = headers(("X-OpenWebUI-User-Id", "u"), ("X-Faregate-Task", first), ("X-Faregate-Task", "t"), ("X-A", "b"))
+    assert gatekeeper().caller("one", sent).task == "t"
+    sent = headers(("X-OpenWebUI-User-Id", "u"), ("X-Faregate-Task", "t"), ("X-Faregate-Task", ""))
+    assert gatekeeper().caller("one", sent).task == "t"
 
 
 @pytest.mark.parametrize(
@@ -209,6 +234,34 @@ def test_half_a_character_in_a_token_says_nothing() -> None:
 
 def test_a_token_that_stands_twice_is_refused() -> None:
     refusal(jwt_gate(), headers(("X-OpenWebUI-User-Jwt", token()), ("X-OpenWebUI-User-Jwt", token())))
+
+
+def test_who_is_remembered_is_told_by_all_that_is_sent_about_them() -> None:
+    gate, signed = jwt_gate(), ("X-OpenWebUI-User-Jwt", token())
+
+    def told(connection: str, *more: tuple[str, str]) -> tuple[str, tuple[str, ...] | None]:
+        person = gate.caller(connection, headers(signed, *more)).person
+        return person.connection, person.groups
+
+    for _ in range(2):
+        assert told("one") == ("one", None)
+        assert told("two") == ("two", None)
+        assert told("one", ("X-Faregate-Groups", "")) == ("one", ())
+        assert told("one", ("X-Faregate-Groups", "staff")) == ("one", ("staff",))
+        refusal(gate, headers(signed, signed))
+        refusal(gate, headers(signed, ("X-OpenWebUI-User-Id", "somebody")))
+        refusal(gate, headers(signed, ("X-Faregate-Groups", "a"), ("X-Faregate-Groups", "b")))
+
+
+def test_who_is_remembered_is_looked_at_again_when_their_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, sent = jwt_gate(), headers(("X-OpenWebUI-User-Jwt", token()))
+    gate.caller("one", sent)
+
+    def refuse(_: str) -> None:
+        raise no_person("It has expired.")
+
+    monkeypatch.setattr(gate._signed, "claims", refuse)
+    assert refusal(gate, sent).message == "It has expired."
 
 
 def test_in_session_mode_the_connection_is_known_by_its_own_header_and_the_person_by_their_token() -> None:

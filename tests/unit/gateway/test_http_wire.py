@@ -256,6 +256,44 @@ async def test_that_a_client_goes_is_read_also_behind_a_body_that_has_paused_it(
         assert not one.transport.paused
 
 
+# --- the body of the request ---
+
+
+def post(size: int, headers: bytes = b"") -> bytes:
+    return b"POST / HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n" % (headers, size) + b"a" * size
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\na\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_", [post(2), CHUNKED])
+async def test_a_body_that_is_here_is_handed_over_once(request_: bytes) -> None:
+    async with lent(request_) as one:
+        assert one.wire.whole_body() == b"aa"
+        assert one.wire.whole_body() is None
+
+
+@pytest.mark.parametrize("request_", [GET, post(2)[:-1], CHUNKED[:-2], post(2, b"Expect: 100-continue\r\n")], ids=str)
+async def test_a_body_that_is_not_whole_or_is_waited_for_has_to_be_received(request_: bytes) -> None:
+    async with lent(request_) as one:
+        assert one.wire.whole_body() is None
+        assert one.writes == []
+
+
+async def test_who_has_gone_has_no_body_to_hand_over() -> None:
+    async with lent(post(2)) as one:
+        one.transport.lose()
+        await quiet()
+        assert one.wire.whole_body() is None
+
+
+async def test_behind_a_large_body_that_was_handed_over_the_connection_is_read_on() -> None:
+    async with lent(post(100_000)) as one:
+        assert one.transport.paused
+        assert one.wire.whole_body() == b"a" * 100_000
+        assert not one.transport.paused
+
+
 # --- the client of the gateway ---
 
 
