@@ -113,9 +113,9 @@ class Attempts:
         keys = self._upstream.keys
         tried: list[Key] = []
         kept: Declined | None = None
-        key = keys.choose(self._loop.time())
+        asked_at = self._loop.time()
+        key = keys.choose(asked_at)
         while key is not None:
-            asked_at = self._loop.time()
             outcome.under_way = True
             exchange = await self._upstream.post(b"/chat/completions", body, stream=outcome.facts.stream, key=key)
             if 200 <= exchange.status < 300:
@@ -134,7 +134,8 @@ class Attempts:
             if declined.refusal.then not in (Then.OUT, Then.REST) or "usage" in declined.fields or not client.waiting:
                 raise declined
             tried.append(key)
-            key = keys.choose(self._loop.time(), tried)
+            asked_at = self._loop.time()
+            key = keys.choose(asked_at, tried)
         assert kept is not None  # noqa: S101 - there is a key for the first try always
         raise kept
 

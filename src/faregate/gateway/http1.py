@@ -194,7 +194,7 @@ class Exchange:
         return bool(self._chunks)
 
     async def answered(self, timeout: float) -> None:
-        """Wait at most `timeout` seconds for status and headers. Raises `UpstreamFailure`."""
+        """Wait at most `timeout` seconds for status and headers. Raises `UpstreamFailure`. Cancelled, it is aborted."""
         deadline = self._loop.time() + timeout
         heard = True
         while not self._started:
@@ -202,7 +202,11 @@ class Exchange:
                 raise self._failure
             if not heard:
                 raise TooSlow(f"upstream did not begin to answer within {timeout:g} s", self)
-            heard = await self._wait(deadline - self._loop.time())
+            try:
+                heard = await self._wait(deadline - self._loop.time())
+            except asyncio.CancelledError:
+                self.abort()
+                raise
 
     async def read(self, timeout: float) -> bytes:
         """All bytes that have arrived, waiting at most `timeout` seconds for the first; empty at the end.
@@ -339,9 +343,10 @@ class Exchange:
             return
         self.status = status
         self._started = True
-        chunked = (self.header(b"transfer-encoding") or b"").lower().endswith(b"chunked")
+        headers = self.headers
+        chunked = headers.get(b"transfer-encoding", b"").lower().endswith(b"chunked")
         bodyless = status in (204, 304)
-        self.until_close = not chunked and not bodyless and self.header(b"content-length") is None
+        self.until_close = not chunked and not bodyless and b"content-length" not in headers
         self.keep_alive = not self.until_close and self.parser.should_keep_alive()
 
     def on_body(self, data: bytes) -> None:

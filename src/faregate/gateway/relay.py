@@ -60,12 +60,16 @@ class Relay:
         try:
             await self._exchange(outcome, body, client)
         finally:
-            # Still open only when the gateway itself broke off: what it cost will be asked for, or estimated.
-            reason = "cut short by the gateway itself"
-            if outcome.under_way:
-                await self._settler.finish(outcome, Status.ABORTED, time.monotonic(), reason)
-            else:
-                await self._settler.free(outcome, time.monotonic(), reason, Status.ABORTED)
+            if not outcome.settled:
+                await self._broken_off(outcome)
+
+    async def _broken_off(self, outcome: Outcome) -> None:
+        """Only the gateway itself leaves an exchange open: what it cost will be asked for, or estimated."""
+        reason = "cut short by the gateway itself"
+        if outcome.under_way:
+            await self._settler.finish(outcome, Status.ABORTED, time.monotonic(), reason)
+        else:
+            await self._settler.free(outcome, time.monotonic(), reason, Status.ABORTED)
 
     async def _exchange(self, outcome: Outcome, body: bytes, client: Client) -> None:
         try:
@@ -166,17 +170,18 @@ class Relay:
 
     async def _note_header(self, outcome: Outcome, exchange: Exchange) -> None:
         generation_id = exchange.header(b"x-generation-id")
-        if generation_id is not None:
-            await self.note(outcome, generation_id.decode("latin-1"), is_over=exchange.complete)
+        if generation_id is None:
+            return
+        outcome.generation_id = generation_id.decode("latin-1")
+        if not exchange.complete:
+            await self.note(outcome, outcome.generation_id)
 
-    async def note(self, outcome: Outcome, generation_id: str, *, is_over: bool) -> None:
+    async def note(self, outcome: Outcome, generation_id: str) -> None:
         """Keep OpenRouter's id before the first byte is relayed: from here on any node can ask what this cost.
 
-        Of an answer that `is_over`, all here, the ledger hears in the very next call, which settles it.
+        Not needed for an answer that is all here: the ledger hears of it in the very next call, which settles it.
         """
-        outcome.generation_id = generation_id
-        if not is_over:
-            await self._ledger.note(outcome.facts.request_id, generation_id)
+        await self._ledger.note(outcome.facts.request_id, generation_id)
 
     async def settle(self, outcome: Outcome, status: Status, reason: str | None = None) -> None:
         """Settle an exchange that is over, or park it when its cost is not known."""
@@ -249,7 +254,9 @@ class _Stream:
                 self._left()
         if rest := self._splitter.rest():
             await self._pass(rest)
-        await self._end(failure)
+        if not self._outcome.settled:
+            await self._conclude(failure)
+        await client.end()
 
     def _take(self, data: bytes) -> bool:
         """What upstream has just sent: pass on whole events where nobody has to look at them or wait for the client."""
@@ -304,10 +311,12 @@ class _Stream:
             outcome.usage = read_usage(reader.usage)
             reader.usage = None
         if outcome.generation_id is None and reader.generation_id is not None:
-            is_over = reader.done and outcome.usage is not None
-            await self._relay.note(outcome, reader.generation_id, is_over=is_over)
+            outcome.generation_id = reader.generation_id
+            if not reader.done or outcome.usage is None:
+                await self._relay.note(outcome, reader.generation_id)
 
-    async def _end(self, failure: UpstreamFailure | None) -> None:
+    async def _conclude(self, failure: UpstreamFailure | None) -> None:
+        """The stream is over, and was not settled with its last event."""
         outcome, error = self._outcome, self._error
         if not self._reader.done and not self._reader.usage_was_last:
             # The stream was cut, and more was generated after these figures: they are not the whole cost.
@@ -321,7 +330,6 @@ class _Stream:
             reason = "upstream ended the stream without [DONE] and without usage" if failure is None else str(failure)
             await self._relay.settle(outcome, Status.FAILED, reason)
             await self._client.send(cut_short(reason).event())
-        await self._client.end()
 
     def _status(self) -> Status:
         return Status.COMPLETED if self._client.waiting else Status.ABORTED

@@ -9,7 +9,6 @@ rest, which is nearly all of them, passes untouched.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -20,6 +19,7 @@ _FORBIDDEN = frozenset({"event", "selected_model_id"})
 """Top-level keys by which Open WebUI runs code in the browser, or changes the model of the chat."""
 
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_text_decoder = msgspec.json.Decoder(str)
 _encoder = msgspec.json.Encoder()
 
 
@@ -70,6 +70,8 @@ class Splitter:
 
     def rest(self) -> bytes:
         """What the stream ended on, brought to the end of an event; of less than one, the empty lines before it."""
+        if not self._tail:
+            return b""
         rest = bytes(self._tail)
         self._tail.clear()
         event = rest.lstrip(b"\r\n")
@@ -78,8 +80,7 @@ class Splitter:
         return before + event.rstrip(b"\r\n") + b"\n\n" if _readable(event) else before
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(msgspec.Struct, frozen=True, gc=False):
     """What may be passed on; and, when `error` is set, the upstream error after which nothing more may follow."""
 
     data: bytes
@@ -104,58 +105,60 @@ class Reader:
         """Whether a block of whole events can pass as it is, without being read; it counts as read then."""
         if not self.named or b"[DONE]" in block or _suspect(block):
             return False
-        if b"data:" in block and not self.done:
-            self.usage_was_last = False
+        self._skim(block, 0, len(block))
         return True
 
     def read(self, block: bytes) -> Block:
         """Pass a block of whole events, as bytes unless one of them has to change."""
         if _says_done(block):
             self.done = True
-        if self.named and not _suspect(block):
-            if b"data:" in block and not self.done:
-                self.usage_was_last = False
-            return Block(block)
         passed: list[bytes] = []
         failed: dict[str, msgspec.Raw] | None = None
-        for events, is_suspect in self._pieces(block):
-            if is_suspect:
-                data, error = self._event(events)
-            else:
-                data, error = events, None
-                if self.usage_was_last and any(
-                    b"data:" in event and not _says_done(event) for event in _events(events)
-                ):
-                    self.usage_was_last = False
-            if failed is None:
-                passed.append(data)
+        # How far the block has been read, and how far it is in `passed`: nothing is copied until something changes.
+        seen = taken = 0
+        for start, end in self._to_read(block):
+            self._skim(block, seen, start)
+            event = block[start:end]
+            data, error = self._event(event)
+            if failed is None and data is not event:
+                passed += (block[taken:start], data)
+                taken = end
                 failed = error
+            seen = end
+        self._skim(block, seen, len(block))
+        if not passed:
+            return Block(block)
+        if failed is None:
+            passed.append(block[taken:])
         return Block(b"".join(passed), failed)
 
-    def _pieces(self, block: bytes) -> Iterator[tuple[bytes, bool]]:
-        """The parts of a block: each event that has to be looked at, and what is between them, in one piece."""
+    def _skim(self, block: bytes, start: int, end: int) -> None:
+        """Note what is between the events that have to be looked at."""
+        if self.usage_was_last and not self.done and block.find(b"data:", start, end) >= 0:
+            self.usage_was_last = False
+
+    def _to_read(self, block: bytes) -> Iterator[tuple[int, int]]:
+        """Where the events of a block are that have to be looked at."""
         if b"\r" in block:
-            for event in _events(block):
-                yield event, not self.named or _suspect(event)
+            for start, end in _events(block):
+                if not self.named or _suspect(block[start:end]):
+                    yield start, end
             return
-        marks = _Marks(block)
-        start = 0
-        while start < len(block):
-            mark = marks.next(start) if self.named else start
-            if mark < 0:
-                yield block[start:], False
-                return
-            before = block.rfind(b"\n\n", start, mark)
-            if before >= 0:
-                yield block[start : before + 2], False
-                start = before + 2
-            end = block.find(b"\n\n", mark)
-            end = len(block) if end < 0 else end + 2
-            yield block[start:end], True
-            start = end
+        end = 0
+        while not self.named and end < len(block):
+            start, end = end, _end_of_event(block, end)
+            yield start, end
+        marks = _Marks(block, end)
+        while (mark := marks.next(end)) >= 0:
+            before = block.rfind(b"\n\n", end, mark)
+            start = end if before < 0 else before + 2
+            end = _end_of_event(block, mark)
+            yield start, end
 
     def _event(self, event: bytes) -> tuple[bytes, dict[str, msgspec.Raw] | None]:
-        lines = _joined(event.splitlines(keepends=True))
+        written = event.splitlines(keepends=True)
+        lines = _joined(written)
+        changed = lines is not written
         for position, line in enumerate(lines):
             text = line.rstrip(b"\r\n")
             if text.startswith(b"data:"):
@@ -170,11 +173,12 @@ class Reader:
             self._learn(fields)
             if _present(fields.get("error")):
                 return b"", fields
-            if fields.keys() & _FORBIDDEN:
+            if not _FORBIDDEN.isdisjoint(fields):
                 for key in _FORBIDDEN:
                     fields.pop(key, None)
                 lines[position] = b"data: " + encode_object(fields) + line[len(text) :]
-        return b"".join(lines), None
+                changed = True
+        return b"".join(lines) if changed else event, None
 
     def _learn(self, fields: dict[str, msgspec.Raw]) -> None:
         self.named = True
@@ -222,67 +226,75 @@ def text_of(raw: msgspec.Raw | None) -> str | None:
     if raw is None:
         return None
     try:
-        return msgspec.json.decode(raw, type=str) or None
+        return _text_decoder.decode(raw) or None
     except msgspec.DecodeError:
         return None
 
 
 def _says_done(data: bytes) -> bool:
-    at = data.find(b"[DONE]")
+    # From the end, where it nearly always is.
+    at = data.rfind(b"[DONE]")
     while at >= 0:
         # A line of its own, where no text of an answer can be: JSON has no raw line ends in its strings.
         line = data[max(data.rfind(b"\n", 0, at), data.rfind(b"\r", 0, at)) + 1 : at]
         if line.rstrip() == b"data:":
             return True
-        at = data.find(b"[DONE]", at + 1)
+        at = data.rfind(b"[DONE]", 0, at)
     return False
 
 
-_MARKS = (b'"usage"', b'"error"', b'"event"', b"\\u00", b'"selected_model_id"')
-"""Without any of these an event has nothing to be looked at. An escaped letter can spell each of the keys."""
+_USAGE, _ERROR, _EVENT, _MODEL_ID = _KEYS = (b'"usage"', b'"error"', b'"event"', b'"selected_model_id"')
+_ESCAPE = b"\\u00"
+"""An escaped letter can spell each of the keys. Without any of these an event has nothing to be looked at."""
 
 
 def _suspect(data: bytes) -> bool:
-    # Some searches for a word are a tenth of the work of one regular expression for all of them.
-    usage, error, event, escape, model = _MARKS
-    return usage in data or error in data or event in data or escape in data or model in data
+    # Some searches for a word are a tenth of the work of one regular expression for all of them; one for a single
+    # byte is next to none.
+    return (
+        _USAGE in data or _ERROR in data or _EVENT in data or _MODEL_ID in data or (b"\\" in data and _ESCAPE in data)
+    )
 
 
 class _Marks:
-    """Where the marks of a block are: each part of it is searched once for each."""
+    """Where the marks of a block are, from `start` on: each part of it is searched once for each."""
 
     __slots__ = ("_block", "_places")
 
-    def __init__(self, block: bytes) -> None:
+    def __init__(self, block: bytes, start: int) -> None:
         self._block = block
-        self._places = [block.find(mark) for mark in _MARKS]
+        marks = (*_KEYS, _ESCAPE) if b"\\" in block else _KEYS
+        self._places = {mark: place for mark in marks if (place := block.find(mark, start)) >= 0}
 
     def next(self, start: int) -> int:
         """The first mark at or behind `start`; -1 where there is none."""
-        first = -1
-        for number, place in enumerate(self._places):
-            if 0 <= place < start:
-                place = self._places[number] = self._block.find(_MARKS[number], start)
-            if place >= 0 and (first < 0 or place < first):
-                first = place
-        return first
+        for mark, place in list(self._places.items()):
+            if place < start:
+                place = self._block.find(mark, start)
+                if place < 0:
+                    del self._places[mark]
+                else:
+                    self._places[mark] = place
+        return min(self._places.values(), default=-1)
 
 
 def _stripped(payload: bytes) -> bytes:
     # As Open WebUI strips it, of white space in any alphabet: what it would read behind such, we must read.
-    return payload.decode("utf-8", "surrogateescape").strip().encode("utf-8", "surrogateescape")
+    stripped = payload.strip()
+    if stripped.startswith(b"{") and stripped.endswith(b"}"):
+        return stripped
+    return stripped.decode("utf-8", "surrogateescape").strip().encode("utf-8", "surrogateescape")
 
 
-def _events(block: bytes) -> list[bytes]:
-    if b"\r" not in block:
-        *whole, rest = block.split(b"\n\n")
-        events = [event + b"\n\n" for event in whole]
-        return [*events, rest] if rest else events
-    events = []
+def _end_of_event(block: bytes, position: int) -> int:
+    end = block.find(b"\n\n", position)
+    return len(block) if end < 0 else end + 2
+
+
+def _events(block: bytes) -> Iterator[tuple[int, int]]:
     start = 0
     for boundary in _BOUNDARY.finditer(block):
-        events.append(block[start : boundary.end()])
+        yield start, boundary.end()
         start = boundary.end()
     if start < len(block):
-        events.append(block[start:])
-    return events
+        yield start, len(block)

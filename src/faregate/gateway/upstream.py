@@ -1,6 +1,7 @@
 """Connections to OpenRouter: a keep-alive pool over one origin, with our key and our attribution."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -73,7 +74,9 @@ class Upstream:
             lines.append(f"http-referer: {settings.http_referer}")
         self._headers = "\r\n".join(lines).encode() + b"\r\n"
 
-    async def post(self, path: bytes, body: bytes, *, stream: bool, key: Key | None = None) -> Exchange:
+    def post(
+        self, path: bytes, body: bytes, *, stream: bool, key: Key | None = None
+    ) -> Coroutine[None, None, Exchange]:
         """Send `body` (JSON) to `path` below the base URL and wait for the headers of the answer.
 
         A stream has to begin within the first-byte time-out. An answer in one piece may take as long as upstream may
@@ -94,7 +97,7 @@ class Upstream:
             )
         )
         patience = self._settings.first_byte_timeout if stream else self._settings.idle_timeout
-        return await self._exchange(head, body, patience)
+        return self._exchange(head, body, patience)
 
     async def get(self, path: bytes, key: Key | None = None) -> Exchange:
         """Ask for `path` below the base URL. Raises as `post` does."""
@@ -123,7 +126,7 @@ class Upstream:
         """The rest of the body, at most `limit` bytes. Raises `UpstreamFailure`, `NotReached` never."""
         pieces: list[bytes] = []
         size = 0
-        while data := await exchange.read(self.idle_timeout):
+        while data := exchange.take() if exchange.complete else await exchange.read(self.idle_timeout):
             size += len(data)
             if size > limit:
                 exchange.abort()
@@ -166,7 +169,7 @@ class Upstream:
             unused = sent_at - connection.idle_since
             exchange = connection.start(head, body)
             try:
-                await _answered(exchange, patience)
+                await exchange.answered(patience)
             except NoAnswer:
                 # Closed at once: upstream was giving up an idle connection while the request was on its way, and did
                 # not look at it. Later, or on a new connection, it may have worked on it, and then it bills.
@@ -175,7 +178,7 @@ class Upstream:
             else:
                 return exchange
         exchange = (await self._connect()).start(head, body)
-        await _answered(exchange, patience)
+        await exchange.answered(patience)
         return exchange
 
     def _idle(self) -> Connection | None:
@@ -189,11 +192,3 @@ class Upstream:
 
     async def _connect(self) -> Connection:
         return await self._dialer.dial(Connection)
-
-
-async def _answered(exchange: Exchange, patience: float) -> None:
-    try:
-        await exchange.answered(patience)
-    except asyncio.CancelledError:
-        exchange.abort()
-        raise

@@ -4,7 +4,6 @@ Numbers are taken as written, never through a float. What is negative, not finit
 it must neither credit nor ruin anybody.
 """
 
-from dataclasses import dataclass
 from decimal import Decimal
 
 import msgspec
@@ -16,8 +15,7 @@ MOST_DOLLARS = Decimal(10_000)
 """More than any single request has ever cost: a figure above it is an error of the sender."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What one answer used. `cost` is in dollars, with what the provider bills directly under BYOK; None if unknown."""
 
     prompt_tokens: int
@@ -67,10 +65,10 @@ def _detail(usage: dict[object, object], group: str, name: str) -> int:
 
 
 def _tokens(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        return None
+    if type(value) is int:
+        return value if 0 <= value <= MOST_TOKENS else None
     # The range first: to write out 1e99999999 as an integer would take for ever.
-    if (isinstance(value, Decimal) and not value.is_finite()) or not 0 <= value <= MOST_TOKENS:
+    if not isinstance(value, Decimal) or not value.is_finite() or not 0 <= value <= MOST_TOKENS:
         return None
     return int(value) if value == int(value) else None
 

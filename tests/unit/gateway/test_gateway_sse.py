@@ -98,6 +98,70 @@ def test_an_event_key_on_the_last_line_without_an_end_is_removed_too() -> None:
     assert payloads(out) == [{"choices": []}]
 
 
+def test_only_what_has_to_change_in_a_block_does_and_the_rest_of_it_stays_where_it_is() -> None:
+    evil, plain = 'data: {"event":1,"x":2}\n\n', f"{HEAD}\n\n: ping\n\n"
+    block = f"{plain}{evil}{plain}{evil}{evil}{USAGE}\n\n{plain}data: [DONE]\n\n".encode()
+    assert Reader().read(block).data == block.replace(evil.encode(), b'data: {"x":2}\n\n')
+
+
+def test_a_block_in_which_nothing_changes_is_not_copied() -> None:
+    block = f"{HEAD}\n\n{HEAD}\n\n{USAGE}\n\ndata: [DONE]\n\n".encode()
+    assert Reader().read(block).data is block
+
+
+def named() -> Reader:
+    """A reader that knows who serves."""
+    reader = Reader()
+    reader.read(f"{HEAD}\n\n".encode())
+    return reader
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        f"{HEAD}\n\n",
+        f"{HEAD}\n\n{HEAD}\n\n",
+        ": OPENROUTER PROCESSING\n\n",
+        'data: {"choices":[{"delta":{"content":"C:\\\\new"}}]}\n\n',
+    ],
+)
+def test_what_nobody_has_to_look_at_is_skipped(block: str) -> None:
+    assert named().skips(block.encode())
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        f"{USAGE}\n\n",
+        "data: [DONE]\n\n",
+        'data: {"error":{"message":"no"}}\n\n',
+        'data: {"event":1}\n\n',
+        'data: {"x":1,"selected_model_id":"evil"}\n\n',
+        'data: {"\\u0065vent":1}\n\n',
+        'data: {"event":1,"x":NaN}\n\n',
+        'data: {"x":1} {"event":1}\n\n',
+        # A line of its own to Open WebUI, within what is one object as a whole.
+        'data: {"x":\n{"event":1}\n}\n\n',
+        'data: {"x":\r{"event":1}\r}\n\n',
+        f'{HEAD}\n\ndata: {{"event":1}}\n\n',
+        'data: {"event":1,"x":' + "[" * 100_000 + "\n\n",
+    ],
+)
+def test_what_has_to_be_looked_at_is_not_skipped(block: str) -> None:
+    assert not named().skips(block.encode())
+
+
+@given(events=_EVENTS, newline=st.sampled_from(["\n", "\r\n"]))
+def test_what_is_skipped_would_have_passed_as_it_is(events: list[str], newline: str) -> None:
+    block = "".join(event.replace("\n", newline) + newline * 2 for event in events).encode()
+    skipping, reading = named(), named()
+    if skipping.skips(block):
+        passed = reading.read(block)
+        assert passed.data == block
+        assert passed.error is None
+        assert (skipping.usage, skipping.done) == (reading.usage, reading.done) == (None, False)
+
+
 def test_nothing_is_relayed_after_an_upstream_error_but_usage_is_still_read() -> None:
     splitter, reader = Splitter(), Reader()
     error = 'data: {"id":"g","error":{"code":429,"message":"slow down"},"choices":[{"finish_reason":"error"}]}'
