@@ -103,7 +103,7 @@ class Reader:
 
     def skips(self, block: bytes) -> bool:
         """Whether a block of whole events can pass as it is, without being read; it counts as read then."""
-        if not self.named or b"[DONE]" in block or _suspect(block):
+        if not self.named or block.find(b"[DONE]") >= 0 or _suspect(block):
             return False
         self._skim(block, 0, len(block))
         return True
@@ -250,9 +250,14 @@ _ESCAPE = b"\\u00"
 
 def _suspect(data: bytes) -> bool:
     # Some searches for a word are a tenth of the work of one regular expression for all of them; one for a single
-    # byte is next to none.
+    # byte is next to none. `in` costs more than to find: it asks first, by an exception, whether it was given a number.
+    find = data.find
     return (
-        _USAGE in data or _ERROR in data or _EVENT in data or _MODEL_ID in data or (b"\\" in data and _ESCAPE in data)
+        find(_USAGE) >= 0
+        or find(_ERROR) >= 0
+        or find(_EVENT) >= 0
+        or find(_MODEL_ID) >= 0
+        or (find(b"\\") >= 0 and find(_ESCAPE) >= 0)
     )
 
 

@@ -142,7 +142,7 @@ def prompt_bound(raw_messages: bytes, raw_tools: bytes | None = None, other: Ite
 def _text(raw: bytes) -> tuple[int, bool]:
     """The most tokens of `raw`, and whether letters are written as escapes, so that words cannot be searched for."""
     # Most bodies end at the first or second line: these searches are the cost of the hot path.
-    if b"\\" not in raw or not (escapes := raw.count(b"\\u")):
+    if raw.find(b"\\") < 0 or not (escapes := raw.count(b"\\u")):
         return len(raw), False
     # An escape is six bytes for at most three of UTF-8. A `\u` after another backslash may be no escape at all, so
     # it is never taken for one.
