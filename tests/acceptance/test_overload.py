@@ -52,6 +52,8 @@ def test_who_is_too_many_is_told_when_to_come_again_and_has_a_place_when_one_is_
             assert httpx.get(f"{small.url}/readyz").status_code == 200
             models = httpx.get(f"{small.url}/v1/models", headers={"Authorization": f"Bearer {CONNECTION_KEY}"})
             assert models.status_code == 200
+            counted = 'faregate_requests_total{outcome="overloaded",worker="0"} 1.0'
+            assert counted in httpx.get(f"{small.url}/metrics").text
         until(lambda: ask(small).status_code == 200)
 
 

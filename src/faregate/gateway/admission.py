@@ -63,13 +63,14 @@ class Outcomes:
     """How many requests ended their admission in which way, since the start.
 
     `admitted` have a hold, `unchecked` have none; `refused` broke a rule or a limit; for `unavailable` that could
-    not be said.
+    not be said. `overloaded` were not looked at: there was no room for them.
     """
 
     admitted: int = 0
     unchecked: int = 0
     refused: int = 0
     unavailable: int = 0
+    overloaded: int = 0
 
 
 class Admitter:

@@ -142,6 +142,7 @@ class Gateway:
     async def _chat(self, call: Call) -> None:
         # Before the body is read: what waits for a place would hold it in memory.
         if self._in_flight >= self._max_in_flight:
+            self._admitter.outcomes.overloaded += 1
             raise overloaded()
         self._in_flight += 1
         try:
