@@ -148,9 +148,9 @@ class Upkeep:
             await self._clock.wait(self._stopping, LOOK_SECONDS)
 
     async def _round(self) -> None:
-        ran_at = {run.name: run.ran_at for run in await self._store.jobs()}
+        last = {run.name: run for run in await self._store.jobs()}
         for job in self._jobs:
-            if not self._stopping.is_set() and is_due(ran_at.get(job.name), job.every, self._clock.time()):
+            if not self._stopping.is_set() and is_due(last.get(job.name), job.every, self._clock.time()):
                 await self._do(job)
 
     async def _do(self, job: _Job) -> None:
@@ -211,9 +211,13 @@ class Upkeep:
         return f"dropped: {', '.join(f'{what} ({n} times)' if n > 1 else what for what, n in Counter(dropped).items())}"
 
 
-def is_due(ran_at: float | None, every: float, now: float) -> bool:
-    """Whether a job that last began at `ran_at` is to be done at `now` (both epoch seconds).
+def is_due(last: JobRun | None, every: float, now: float) -> bool:
+    """Whether a job that is done `every` seconds is to be done at `now` (epoch seconds); `last` was its last run.
 
-    A run in the far future is of a node whose clock was wrong: the others do not wait for that time.
+    One that takes long is done less often: roll-ups add up a whole hour each time, and writers wait for that. A run in
+    the far future is of a node whose clock was wrong: the others do not wait for that time.
     """
-    return ran_at is None or not now - every < ran_at <= now + every
+    if last is None:
+        return True
+    every = last.next_after(every)
+    return not now - every < last.ran_at <= now + every

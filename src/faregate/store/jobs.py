@@ -8,6 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from faregate.store.tables import jobs
 from faregate.store.upsert import upsert
 
+LEAST_PAUSE = 9
+"""How many times as long as it took a job rests at least: it has a tenth of the time, however much there is to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
@@ -18,6 +21,10 @@ class JobRun:
     duration_ms: int
     node: str
     said: str
+
+    def next_after(self, every: float) -> float:
+        """Seconds from its beginning to that of the next run, of a job that is to be done `every` seconds."""
+        return max(every, self.duration_ms / 1000 * (1 + LEAST_PAUSE))
 
 
 _NAMES = tuple(field.name for field in fields(JobRun))

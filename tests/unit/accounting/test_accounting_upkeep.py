@@ -78,6 +78,10 @@ class Estate:
         return [said for name, said in self.noted if name == job]
 
 
+def run(ran_at, duration_ms=41):
+    return JobRun("rollups", ran_at, duration_ms, "node-1", "1 hour added up")
+
+
 @pytest.fixture
 def estate():
     return Estate()
@@ -275,4 +279,9 @@ async def test_who_stops_begins_nothing_new_and_may_start_again(estate, clock, n
     ],
 )
 def test_a_job_is_due_when_its_time_has_passed_or_its_last_run_cannot_have_been(ran_at, due):
-    assert is_due(ran_at, 10.0, NOON) is due
+    assert is_due(None if ran_at is None else run(ran_at), 10.0, NOON) is due
+
+
+@pytest.mark.parametrize(("duration_ms", "ago", "due"), [(1000, 10, True), (7000, 69, False), (7000, 70, True)])
+def test_a_job_that_takes_long_has_a_tenth_of_the_time(duration_ms, ago, due):
+    assert is_due(run(NOON - ago, duration_ms), 10.0, NOON) is due

@@ -28,7 +28,7 @@ class JobOut(BaseModel):
     @classmethod
     def of(cls, name: str, run: JobRun | None, every: float | None, now: float) -> Self:
         """The job `name` at `now` (epoch seconds), whose last run was `run`."""
-        is_late = every is not None and (run is None or now - run.ran_at > 2 * every + GRACE_SECONDS)
+        is_late = every is not None and (run is None or now - run.ran_at > 2 * run.next_after(every) + GRACE_SECONDS)
         return cls(
             name=name,
             every_seconds=every,
