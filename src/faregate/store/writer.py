@@ -15,6 +15,9 @@ from faregate.records import UsageRecord
 from faregate.store import eras, inserts, partitions, postgresql, rows, sightings, users
 from faregate.store.errors import StoreUnavailable
 
+LAST_SECONDS = 2.0
+"""How long the end waits for a statement that is under way: its rows are kept, and written by whoever comes next."""
+
 
 class Writer:
     """Keeps the records of one node, and when it saw people. Of several batches at once each waits for its turn."""
@@ -61,11 +64,15 @@ class Writer:
         return [user for user in latest if user.id not in ids]
 
     async def close(self) -> None:
-        """Give the connection back."""
-        async with self._turn:
+        """Give the connection back, or break it off where that takes long: the server may have fallen silent."""
+        try:
+            async with asyncio.timeout(LAST_SECONDS), self._turn:
+                if self._kept is not None:
+                    await self._kept.close()
+                    self._kept = None
+        except TimeoutError:
             if self._kept is not None:
-                await self._kept.close()
-                self._kept = None
+                self._driver.terminate()
 
     async def _insert(self, batch: rows.Batch, era: int | None) -> int:
         """Write `batch`, with the months that it needs, unless the era is above `era`; the era, 0 if that is None."""
