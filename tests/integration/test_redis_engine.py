@@ -823,6 +823,30 @@ async def test_a_minute_that_nobody_fills_does_not_grow_for_ever(node: Nodes, se
     assert await one.see(RATE) == [Balance(0, 1)]
 
 
+@pytest.mark.parametrize("limit", [10_000, 1_500], ids=["not in the way", "in the way"])
+async def test_what_a_busy_minute_leaves_behind_keeps_nobody_waiting(
+    limit: int, node: Nodes, database: Database, server: RedisServer
+):
+    one = node(by_hand=True)
+    times = KEYS.namespace(1) + b"@" + name_of(RATE)
+    database.rows = {f"r{n}": (0, [(RATE, 1)], one.now) for n in range(1_500)}
+    assert await one.see(RATE) == [Balance(1_500)]
+    one.now += 61
+    left = []
+    with server.client() as client:
+        # As if half a minute had passed in Redis, too.
+        client.pexpire(times, 94_000)
+        for n in range(10):
+            client.config_resetstat()
+            assert isinstance(await one.ask(f"next{n}", Claim(RATE, 1, limit=limit)), Held)
+            # One command for each entry of the minute is what kept Redis, and so everybody, from anything else.
+            assert sum(command["calls"] for command in client.info("commandstats").values()) < 40
+            left.append(client.zcard(times) - n - 1)
+            assert await one.see(RATE) == [Balance(0, n + 1)]
+    assert left[0] > 1_000
+    assert left[-1] == 0
+
+
 async def test_a_person_who_changes_twice_before_the_database_has_them_leaves_one_row(node: Nodes, server: RedisServer):
     one = node()
     await one.see(TOTAL)

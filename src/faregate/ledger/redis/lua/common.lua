@@ -20,7 +20,8 @@ local call, sub, format = redis.call, string.sub, string.format
 
 local MINUTE = 60000000
 local MINUTE_KEPT = 125000 -- milliseconds
-local MINUTE_LEFT = 95000 -- what a minute that was touched has left of them, at least
+local MINUTE_LEFT = 115000 -- what a minute that was touched has left of them, at least
+local SLICE = 200 -- entries that are looked at or forgotten in one command
 
 local SETTLED = '^(%d+) (%S+) (.*)$'
 local STALE = {'stale'}
@@ -47,45 +48,49 @@ local function kind_of(name)
   return sub(name, 1, 1)
 end
 
--- How much of what a minute counts is of entries that do not count at `at`, and these entries.
-local function outside(ns, name, at)
-  local times = ns .. '@' .. name
-  local ids = call('ZRANGEBYSCORE', times, '-inf', text(at - MINUTE))
+-- Entries of a minute that do not count at `at`, all or so `many` of each kind, and how much of what it counts they are.
+local function outside(ns, name, at, many)
+  local times, key = ns .. '@' .. name, ns .. name
+  local ids = call('ZRANGEBYSCORE', times, '-inf', text(at - MINUTE), 'LIMIT', 0, many)
   -- From a clock that was ahead, and was set back since.
-  for _, id in ipairs(call('ZRANGEBYSCORE', times, '(' .. text(at + MINUTE), '+inf')) do
+  for _, id in ipairs(call('ZRANGEBYSCORE', times, '(' .. text(at + MINUTE), '+inf', 'LIMIT', 0, many)) do
     ids[#ids + 1] = id
   end
-  local used, held = 0, 0
-  for _, id in ipairs(ids) do
-    local entry = call('HGET', ns .. name, 'e' .. id)
-    if entry then
-      local amount = tonumber(sub(entry, 2))
-      if kind_of(entry) == 'h' then
-        held = held + amount
-      else
-        used = used + amount
+  local fields, used, held = {}, 0, 0
+  for i, id in ipairs(ids) do
+    fields[i] = 'e' .. id
+  end
+  for first = 1, #ids, SLICE do
+    local last = math.min(first + SLICE - 1, #ids)
+    for _, entry in ipairs(call('HMGET', key, unpack(fields, first, last))) do
+      if entry then
+        local amount = tonumber(sub(entry, 2))
+        if kind_of(entry) == 'h' then
+          held = held + amount
+        else
+          used = used + amount
+        end
       end
     end
   end
-  return ids, used, held
+  return ids, fields, used, held
 end
 
--- Drop the entries of a minute that no longer count at `at`.
+-- Drop entries of a minute that no longer count at `at`: some, as nobody else is served meanwhile. Whether there were any.
 local function forget(ns, name, at)
-  local ids, used, held = outside(ns, name, at)
+  local ids, fields, used, held = outside(ns, name, at, SLICE)
   if #ids == 0 then
-    return
+    return false
   end
-  for _, id in ipairs(ids) do
-    call('HDEL', ns .. name, 'e' .. id)
-    call('ZREM', ns .. '@' .. name, id)
-  end
+  call('HDEL', ns .. name, unpack(fields))
+  call('ZREM', ns .. '@' .. name, unpack(ids))
   if used > 0 then
     call('HINCRBY', ns .. name, 'u', text(-used))
   end
   if held > 0 then
     call('HINCRBY', ns .. name, 'h', text(-held))
   end
+  return true
 end
 
 -- What is used and held on a counter, and whether it exists.
@@ -103,9 +108,9 @@ local function keep_until(key, gone, now)
   end
 end
 
-local function keep_minute(ns, name)
-  call('PEXPIRE', ns .. name, MINUTE_KEPT)
-  call('PEXPIRE', ns .. '@' .. name, MINUTE_KEPT)
+local function keep_minute(ns, name, milliseconds)
+  call('PEXPIRE', ns .. name, milliseconds)
+  call('PEXPIRE', ns .. '@' .. name, milliseconds)
 end
 
 -- Add an entry to a minute.
@@ -114,10 +119,9 @@ local function enter_minute(ns, name, id, letter, amount, at, is_new)
   call('ZADD', times, text(at), id)
   call('HSET', key, 'e' .. id, letter .. amount)
   call('HINCRBY', key, letter, amount)
-  -- What is over is forgotten only now and then, and where it is in the way.
+  -- What is over is forgotten only now and then, and where it is in the way: then by each request until none is left.
   if is_new or call('PTTL', times) < MINUTE_LEFT then
-    forget(ns, name, at)
-    keep_minute(ns, name)
+    keep_minute(ns, name, forget(ns, name, at) and MINUTE_LEFT - 1 or MINUTE_KEPT)
   end
 end
 

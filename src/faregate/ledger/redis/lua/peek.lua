@@ -8,7 +8,7 @@ local reply = {'seen'}
 for i = 4, #ARGV do
   local used, held = balance(ns .. ARGV[i])
   if kind_of(ARGV[i]) == 'm' then
-    local _, over_used, over_held = outside(ns, ARGV[i], now)
+    local _, _, over_used, over_held = outside(ns, ARGV[i], now, -1)
     used, held = used - over_used, held - over_held
   end
   reply[#reply + 1] = used

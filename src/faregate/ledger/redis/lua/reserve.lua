@@ -61,8 +61,9 @@ for i = FIRST, #claims, 6 do
     local fixed, per = tonumber(claims[i + 2]), claims[i + 3]
     if used + held + fixed + wanted * per > limit then
       if kind_of(name) == 'm' then
-        forget(ns, name, at)
-        used, held = balance(key)
+        while used + held + fixed + wanted * per > limit and forget(ns, name, at) do
+          used, held = balance(key)
+        end
       end
       local room = limit - used - held
       if not claims[i + 5] then

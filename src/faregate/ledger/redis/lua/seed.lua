@@ -22,6 +22,6 @@ for i = 5, #ARGV, 5 do
 end
 for name, amount in pairs(minutes) do
   call('HINCRBY', ns .. name, 'u', text(amount))
-  keep_minute(ns, name)
+  keep_minute(ns, name, MINUTE_KEPT)
 end
 return {'set'}
