@@ -23,6 +23,7 @@ class RedisProxy:
         self._delay = 0.0
         self._loss = 0.0
         self._refusing = False
+        self._mute = 0
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._server: asyncio.Server | None = None
@@ -59,6 +60,10 @@ class RedisProxy:
     def refuse(self, refusing: bool = True) -> None:
         """Close each new connection at once."""
         self._refusing = refusing
+
+    def mute(self, connections: int) -> None:
+        """Let the next so many connections hear nothing."""
+        self._mute = connections
 
     def drop_all(self) -> None:
         """Reset all connections that are open now: what is under way is lost."""
@@ -97,6 +102,11 @@ class RedisProxy:
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
+            return
+        if self._mute:
+            self._mute -= 1
+            while await reader.read(65_536):
+                pass
             return
         there, back = await asyncio.open_connection("127.0.0.1", self._target)
         ways = {

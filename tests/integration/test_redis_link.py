@@ -64,9 +64,19 @@ async def opened() -> AsyncIterator[Opener]:
     """Opens links that are closed after the test."""
     links: list[Link] = []
 
-    async def opened(url: str, *, call_timeout: float = 0.2, watch: Callable[[Link], None] | None = None) -> Link:
+    async def opened(
+        url: str,
+        *,
+        call_timeout: float = 0.2,
+        connect_timeout: float = 1.0,
+        watch: Callable[[Link], None] | None = None,
+    ) -> Link:
         link = Link(
-            dialer(url), call_timeout=call_timeout, connect_timeout=1.0, probe_every=0.05, load=[APPEND, ECHO, SET]
+            dialer(url, connect_timeout),
+            call_timeout=call_timeout,
+            connect_timeout=connect_timeout,
+            probe_every=0.05,
+            load=[APPEND, ECHO, SET],
         )
         links.append(link)
         if watch is not None:
@@ -201,6 +211,24 @@ async def test_the_third_silence_in_a_row_opens_the_breaker(one: RedisServer, op
     # A silent connection is closed, not kept: what it still waits for ends with it.
     with one.client() as client:
         await until(lambda: sum(entry["name"] == "faregate" for entry in client.client_list()) == 1)
+
+
+async def test_a_server_that_is_silent_to_a_new_connection_is_asked_again_before_that_is_an_outage(
+    proxy: RedisProxy, opened: Opener
+) -> None:
+    link = await opened(proxy.url, connect_timeout=0.2)
+    proxy.mute(2)
+    proxy.drop_all()
+    await until(lambda: link.losses == 1)
+    assert await done(link.call(ECHO, [], ["here"])) == b"here"
+    assert proxy.connections == 4
+    assert link.outages == 0
+
+    proxy.mute(3)
+    proxy.drop_all()
+    await until(lambda: link.losses == 2)
+    assert await failures(link.call(ECHO, [], ["not here"])) == [NotSent]
+    assert link.outages == 1
 
 
 async def test_a_process_that_is_late_itself_does_not_take_redis_for_silent(one: RedisServer, opened: Opener) -> None:

@@ -15,7 +15,7 @@ from redis.crc import key_slot
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from faregate.ledger.port import LedgerAway
-from faregate.ledger.redis.refusals import said
+from faregate.ledger.redis.refusals import Silent, said
 
 _REDIS_PORT = 6379
 _SENTINEL_PORT = 26379
@@ -43,7 +43,8 @@ class Dialer(Protocol):
         ...
 
     async def dial(self) -> AbstractConnection:
-        """A fresh connection, ready for commands. Raises LedgerAway, whose message has no secrets."""
+        """A fresh connection, ready for commands. Raises LedgerAway, whose message has no secrets: Silent if that took
+        too long."""
         ...
 
 
@@ -269,7 +270,7 @@ async def _guarded(
             await connection.disconnect(nowait=True)
             raise
     except TimeoutError:
-        raise LedgerAway(
+        raise Silent(
             f"Redis at {where} did not answer within {timeout * 1000:.0f} ms. Check that it runs, how busy it is, and "
             "the network."
         ) from None

@@ -16,7 +16,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from faregate.ledger.port import LedgerAway
 from faregate.ledger.redis.dialer import Dialer, within
 from faregate.ledger.redis.pipe import Call, Part, Pipe, fail, packed
-from faregate.ledger.redis.refusals import CallTimeout, ConnectionLost, NotSent, said
+from faregate.ledger.redis.refusals import CallTimeout, ConnectionLost, NotSent, Silent, said
 from faregate.ledger.redis.scripts import Script
 
 __all__ = ["MOST_WAITING", "CallTimeout", "ConnectionLost", "Link", "NotSent", "Part"]
@@ -25,6 +25,8 @@ MOST_WAITING = 50_000
 """Calls that may wait for Redis at the same time."""
 
 _STRIKES = 3
+"""Silences in a row, of calls or while we connect, that are an outage: one is a server that was busy for a moment."""
+
 _RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 _REPLICA = re.compile(rb"^role:slave", re.MULTILINE)
 
@@ -158,13 +160,23 @@ class Link:
 
     async def _dial(self) -> None:
         try:
-            connection, run_id = await self._connect()
+            connection, run_id = await self._connect_at_last()
         except LedgerAway as away:
             self._dialing = None
             self._break(str(away))
         else:
             self._dialing = None
             self._adopt(connection, run_id)
+
+    async def _connect_at_last(self) -> tuple[AbstractConnection, str]:
+        """As `_connect`, but a silence is no more, and no less, than one of a call."""
+        while True:
+            try:
+                return await self._connect()
+            except Silent:
+                self._strikes += 1
+                if self._strikes >= _STRIKES:
+                    raise
 
     def _break(self, why: str) -> None:
         self.outages += 1
@@ -195,7 +207,7 @@ class Link:
                 await connection.disconnect(nowait=True)
                 raise
         except TimeoutError:
-            raise LedgerAway(f"{self.where} lets us connect but does not answer. Check how busy it is.") from None
+            raise Silent(f"{self.where} lets us connect but does not answer. Check how busy it is.") from None
         except (RedisError, OSError) as failed:
             raise LedgerAway(f"{self.where} cannot serve: {said(failed)}. Check its state and its log.") from None
 

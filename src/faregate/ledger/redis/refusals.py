@@ -51,6 +51,10 @@ class NotSent(LedgerAway):
     """The call was not done, and will not be."""
 
 
+class Silent(LedgerAway):
+    """Whom we connect to does not answer in time. No call was sent."""
+
+
 class Meaning(Enum):
     """What a reply that is an error means."""
 
