@@ -15,7 +15,7 @@ from faregate.ledger.redis import standing
 from faregate.ledger.redis.dialer import dialer_for
 from faregate.ledger.redis.engine import SCRIPTS, RedisLedger
 from faregate.ledger.redis.link import Link
-from faregate.ledger.redis.names import is_forgotten
+from faregate.ledger.redis.names import forgotten_at
 
 _numbers = count()
 NO_SHRINK = (Phase.explicit, Phase.generate)
@@ -41,7 +41,7 @@ class RedisHistories(Histories):
         self.run(self.link.close())
 
     def is_readable(self, counter: Counter) -> bool:
-        return not is_forgotten(counter, self.now)
+        return self.now < forgotten_at(counter)
 
     @rule()
     def redis_forgets_its_scripts(self) -> None:

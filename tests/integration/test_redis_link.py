@@ -14,7 +14,7 @@ from faregate.ledger.port import LedgerAway
 from faregate.ledger.redis import link as link_module
 from faregate.ledger.redis.channel import Channel
 from faregate.ledger.redis.dialer import Dialer, dialer_for
-from faregate.ledger.redis.link import CallTimeout, ConnectionLost, Link, NotSent
+from faregate.ledger.redis.link import CallTimeout, ConnectionLost, Link, NotSent, Opening
 from faregate.ledger.redis.scripts import Script
 
 SECONDS = 10.0
@@ -152,6 +152,22 @@ async def test_scripts_that_the_server_forgot_are_sent_again(server: RedisServer
     with server.client() as client:
         assert client.script_exists(ECHO.sha) == [True]
     assert link.losses == link.timeouts == 0
+
+
+async def test_calls_that_were_opened_before_are_those_that_they_would_be_in_full(
+    server: RedisServer, opened: Opener
+) -> None:
+    link = await opened(server.url, call_timeout=5.0)
+    told = script("return {KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], #ARGV}")
+    opening = Opening(told, [KEY, b"{faregate}other"], ["first", 2])
+    endings = [(b"", b"\r\n", b"last"), (b"x" * 70_000, b"$3\r\n", "ü".encode())]
+
+    # The server does not know the script at first; later it does.
+    for _ in range(2):
+        futures = [link.send(opening, *ending) for ending in endings]
+        full = [link.call(told, [KEY, b"{faregate}other"], ["first", 2, *ending]) for ending in endings]
+        assert await asyncio.gather(*futures) == await asyncio.gather(*full)
+    assert (await link.send(opening, *endings[0]))[2:] == [b"first", b"2", b"", b"\r\n", 5]
 
 
 async def test_a_mistake_of_ours_is_raised_as_what_the_server_said(one: RedisServer, opened: Opener) -> None:

@@ -8,8 +8,9 @@ from faregate.accounting.clock import Clock, SystemClock
 from faregate.accounting.figures import ended, orphan, pending_row, unsettled_row
 from faregate.accounting.finals import Finals
 from faregate.accounting.outbox import Outbox
-from faregate.accounting.spend import charges_of
+from faregate.accounting.spend import Charging
 from faregate.ledger.counters import Concerned
+from faregate.ledger.forms import Charges
 from faregate.ledger.port import AlreadySettled, Counter, Hold, Ledger, LedgerAway, Settled, ShapesChanged
 from faregate.policy.rulebook import Rulebook, Shape
 from faregate.policy.windows import Calendar
@@ -73,6 +74,7 @@ class Accountant:
         self._outbox = outbox
         self._later = later
         self._concerned = Concerned(calendar)
+        self._charging = Charging()
         self._rulebook = rulebook
         self._finals = finals
         self._clock = clock or SystemClock()
@@ -215,13 +217,14 @@ class Accountant:
         if len(known) > len(self._shapes):
             self._shapes = tuple(known)
 
-    def _charges(self, record: UsageRecord) -> list[tuple[Counter, int]]:
+    def _charges(self, record: UsageRecord) -> Charges:
         # In one step with the call: the ledger compares these shapes with its own.
         facts = record.facts
         if record.status is Status.PENDING or record.cost is None:
             raise ValueError(f"request {facts.request_id} has no final figures yet; it cannot be charged")
-        counters = self.counters(facts.user_id, facts.groups, record.counted_models(), facts.admitted_at)
-        return charges_of(record, counters)
+        models = record.counted_models()
+        counters = self.counters(facts.user_id, facts.groups, models, facts.admitted_at)
+        return self._charging.charges(record, models, counters)
 
     def _charged(self, record: UsageRecord, settled: Settled | AlreadySettled) -> bool:
         """See to what follows from the ledger's answer; whether `record` was settled now."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from faregate.ledger.books import is_ahead, is_over
+from faregate.ledger.forms import ChargeLine, Charges, Form
 from faregate.ledger.port import Counter
 from faregate.policy.model import Meter, Scope, Window
 from faregate.policy.patterns import limit_applies
@@ -18,6 +19,9 @@ from faregate.store.usage import ChargedRow, SpendRow
 
 SLIDING_SECONDS = 60.0
 """The length of the sliding `minute`."""
+
+MOST_REMEMBERED = 16_384
+"""People, each with models, whose forms of charges are remembered."""
 
 WINDOWS_KEPT = 4
 """The windows of each kind that are known: the last ones in which the clock was."""
@@ -75,10 +79,34 @@ def amounts_of(record: UsageRecord) -> Amounts:
     return Amounts(record.requests, record.total_tokens, record.cost_nano)
 
 
-def charges_of(record: UsageRecord, counters: Iterable[Counter]) -> list[tuple[Counter, int]]:
-    """What `record` charges on each of `counters`: requests, tokens or nano-dollars. Slots are never charged."""
-    amounts = dict(zip(_SPENT, amounts_of(record), strict=True))
-    return [(counter, amounts[counter.meter]) for counter in counters if counter.meter in amounts]
+class _Known(NamedTuple):
+    counters: tuple[Counter, ...]
+    form: Form[ChargeLine]
+
+
+class Charging:
+    """What records charge. Which counters by which amounts is remembered for as long as the counters are the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, tuple[str, ...]], _Known] = {}
+
+    def charges(self, record: UsageRecord, models: tuple[str, ...], counters: tuple[Counter, ...]) -> Charges:
+        """What `record` charges on each of `counters`, those of its `models`: requests, tokens or nano-dollars.
+
+        Slots are never charged.
+        """
+        key = record.facts.user_id, models
+        known = self._known.get(key)
+        if known is None or known.counters is not counters:
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            known = self._known[key] = _Known(counters, charge_form(counters))
+        return Charges(known.form, amounts_of(record))
+
+
+def charge_form(counters: Iterable[Counter]) -> Form[ChargeLine]:
+    """The form of charges on `counters`, to be filled in with `Amounts`."""
+    return Form(ChargeLine(counter, _SPENT.index(counter.meter)) for counter in counters if counter.meter in _SPENT)
 
 
 class SpendSource(Protocol):

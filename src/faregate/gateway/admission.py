@@ -5,7 +5,7 @@ Nothing here waits for the database: people, rules and prices are in memory, and
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -191,7 +191,7 @@ class Admitter:
             unchecked=answer is None,
         )
 
-    async def _reserve(self, facts: Facts, claims: list[Claim]) -> Held | Refused | None:
+    async def _reserve(self, facts: Facts, claims: Sequence[Claim]) -> Held | Refused | None:
         """What the ledger says; None where it is away and that lets requests through."""
         least = min(LEAST_CAP, facts.cap)
         try:

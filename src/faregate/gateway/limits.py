@@ -5,7 +5,8 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from faregate.gateway.errors import ApiError
-from faregate.ledger.port import Claim, Counter, Refused
+from faregate.ledger.forms import Ask, ClaimLine, Claims, Form
+from faregate.ledger.port import Counter, Refused
 from faregate.policy.explain import refusal_sentence
 from faregate.policy.model import Enforcement, Meter, Policy, Scope, Window
 from faregate.policy.rulebook import Resolution, Shape
@@ -23,8 +24,6 @@ _LASTING = {
     None: 6,
 }
 _SECONDS = {Window.MINUTE: 60, Window.HOUR: 3_600, Window.DAY: 86_400, Window.WEEK: 604_800}
-_ONE_EACH = frozenset({Meter.REQUESTS, Meter.CONCURRENT})
-"""Of these a request takes one, whatever it asks."""
 _UNITS = {Meter.REQUESTS: "requests", Meter.TOKENS: "tokens", Meter.USD: "nano-usd", Meter.CONCURRENT: "requests"}
 
 RETRY_BUSY = 2
@@ -36,15 +35,16 @@ RETRY_NEVER = 86_400
 MOST_REMEMBERED = 16_384
 """People, each with models, whose terms are remembered."""
 
+_PLACES = {Meter.REQUESTS: 0, Meter.CONCURRENT: 0, Meter.TOKENS: 1, Meter.USD: 2}
+"""Where `_asked` has what a request asks of each meter."""
 
-_Term = tuple[Counter, bool, int | None, Claim | None]
-"""A counter, whether it counts dollars, its limit, and the claim on it where that is the same for all requests."""
+_ONE = Ask(1)
 
 
 class _Terms(NamedTuple):
     counters: tuple[Counter, ...]
     resolution: Resolution
-    terms: list[_Term]
+    form: Form[ClaimLine]
 
 
 class Terms:
@@ -60,7 +60,7 @@ class Terms:
         counters: tuple[Counter, ...],
         resolution: Resolution,
         asked: Bound,
-    ) -> list[Claim]:
+    ) -> Claims:
         """The claims on `counters` of a request that asks for `asked`, those that last longest first.
 
         Counters that no limit of the person's own policy is about are held as well, without a limit: others may be
@@ -71,37 +71,27 @@ class Terms:
         if known is None or known.counters is not counters or known.resolution is not resolution:
             if len(self._known) >= MOST_REMEMBERED:
                 self._known.clear()
-            known = self._known[key] = _Terms(counters, resolution, _terms(counters, resolution))
-        return _claims(known.terms, resolution.policy, asked)
+            known = self._known[key] = _Terms(counters, resolution, _form(counters, resolution))
+        return Claims(known.form, _asked(resolution.policy, asked))
 
 
-def _terms(counters: Sequence[Counter], resolution: Resolution) -> list[_Term]:
+def _form(counters: Sequence[Counter], resolution: Resolution) -> Form[ClaimLine]:
     enforce = resolution.policy.enforcement is not Enforcement.SHADOW
-    terms = []
+    lines = []
     for counter in sorted(counters, key=lambda counter: _LASTING[counter.window]):
         shape = Shape(counter.scope, counter.meter, counter.window, counter.models)
         limit = resolution.limit_for(shape, counter.scope_id)
-        claim = Claim(counter, 1, 0, limit, enforce) if counter.meter in _ONE_EACH else None
-        terms.append((counter, counter.meter is Meter.USD, limit, claim))
-    return terms
+        lines.append(ClaimLine(counter, _PLACES[counter.meter], limit, enforce))
+    return Form(lines)
 
 
-def _claims(terms: list[_Term], policy: Policy, asked: Bound) -> list[Claim]:
-    enforce = policy.enforcement is not Enforcement.SHADOW
-    tokens, per_token = asked.prompt_tokens, 1
+def _asked(policy: Policy, bound: Bound) -> tuple[Ask, Ask, Ask]:
+    """What a request asks: one of what counts requests, whatever else it asks; its tokens; its nano-dollars."""
     if policy.enforcement is Enforcement.SOFT:
-        tokens, per_token = tokens + EXPECTED_OUTPUT_TOKENS, 0
-    nano, nano_per_token = asked.fixed_nano, asked.nano_per_output_token
-    # One call less for each than `Claim(...)`.
-    made, claims = Claim._make, []
-    for counter, in_dollars, limit, claim in terms:
-        if claim is not None:
-            claims.append(claim)
-        elif in_dollars:
-            claims.append(made((counter, nano, nano_per_token, limit, enforce)))
-        else:
-            claims.append(made((counter, tokens, per_token, limit, enforce)))
-    return claims
+        tokens = Ask(bound.prompt_tokens + EXPECTED_OUTPUT_TOKENS)
+    else:
+        tokens = Ask(bound.prompt_tokens, 1)
+    return _ONE, tokens, Ask(bound.fixed_nano, bound.nano_per_output_token)
 
 
 def over_limit(refused: Refused, now: float, zone: ZoneInfo, contact: str) -> ApiError:

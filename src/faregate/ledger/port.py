@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from faregate.policy.model import Meter, Scope, Window
 from faregate.policy.rulebook import Shape
 from faregate.records import Facts, UsageRecord
@@ -43,8 +45,7 @@ class Claim(NamedTuple):
     enforce: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True, gc=False):
     """The hold is in place and pays for `cap` output tokens. `exceeded` are the unenforced limits it broke."""
 
     cap: int
@@ -84,8 +85,7 @@ class Hold:
     parked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """The hold became a charge and the record was emitted, in the `era` of the ledger (see `UsageRecord.era`)."""
 
     era: int = 0
@@ -132,6 +132,8 @@ class Ledger(Protocol):
         left; else the request is refused by the first claim that does not fit. The hold's facts learn the cap that
         was granted. A live hold answers a second call with the same `Held`.
 
+        Where the same is claimed again and again, with other amounts, `ledger.forms.Claims` cost least.
+
         Sliding windows are judged at `facts.admitted_at`, leases begin at `now`. A counter may be claimed more than
         once, by several limits, if the claims ask the same of it: it is held once.
 
@@ -155,7 +157,7 @@ class Ledger(Protocol):
         Also charges when the hold is gone (expired, lost, released): what was spent was spent. Counters in
         `charges` that the hold did not touch are charged too. A slot cannot be spent: charges on `concurrent`
         count nothing. Counters of shapes that the ledger has not learned yet are left out: they will start from the
-        records, with this one.
+        records, with this one. Many `charges` on the same counters cost least as `ledger.forms.Charges`.
 
         Raises ValueError on a negative amount: a charge never gives anything back. Raises `ShapesChanged` when
         `charges` were chosen by other `shapes` than the ledger has now; nothing has changed then.

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faregate.accounting.seeding import StoredRecords
-from faregate.accounting.spend import charges_of
+from faregate.accounting.spend import amounts_of, charge_form
 from faregate.ledger.counters import counters_for
+from faregate.ledger.forms import Charges
 from faregate.ledger.port import Counter
 from faregate.ledger.seeds import Seed
 from faregate.policy.model import Meter, Scope, Window
@@ -84,7 +85,7 @@ def charged_one_by_one(records, shapes, calendar, now):
             models=record.counted_models(),
             at=facts.admitted_at,
         )
-        for counter, amount in charges_of(record, counters):
+        for counter, amount in Charges(charge_form(counters), amounts_of(record)):
             if amount and is_live(counter, record, now):
                 slides = counter.window is Window.MINUTE
                 sums[counter, facts.request_id if slides else "", facts.admitted_at if slides else 0.0] += amount

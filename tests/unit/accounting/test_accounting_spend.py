@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from accounting_world import NOON, record_of
 
-from faregate.accounting.spend import SLIDING_SECONDS, WINDOWS_KEPT, Spend, charges_of
+from faregate.accounting.spend import SLIDING_SECONDS, WINDOWS_KEPT, Charging, Spend
 from faregate.ledger.counters import counters_for
 from faregate.ledger.port import Counter
 from faregate.policy.model import Meter, Scope, Window
@@ -38,11 +38,20 @@ def test_a_record_charges_one_request_its_tokens_and_its_nano_dollars():
 
     on = {meter: Counter(Scope.USER, "ada", meter, Window.TOTAL) for meter in Meter}
 
-    assert charges_of(record, on.values()) == [
+    assert list(Charging().charges(record, ("m",), tuple(on.values()))) == [
         (on[Meter.REQUESTS], 1),
         (on[Meter.TOKENS], 30),
         (on[Meter.USD], 1_000_000),
     ]
+
+
+def test_the_form_of_charges_is_remembered_for_the_same_counters_alone():
+    charging, record = Charging(), record_of(cost="0.001", tokens=30)
+    day = (counter(), counter(meter=Meter.TOKENS))
+    first = charging.charges(record, ("m",), day)
+
+    assert charging.charges(record_of(cost="0.002", tokens=31), ("m",), day).form is first.form
+    assert list(charging.charges(record, ("m",), (counter(at=NOON + DAY),))) == [(counter(at=NOON + DAY), 1_000_000)]
 
 
 @pytest.mark.parametrize("window", [Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH, Window.TOTAL])

@@ -6,7 +6,8 @@ import pytest
 
 from faregate.gateway.limits import Terms, over_limit
 from faregate.ledger.counters import Concerned
-from faregate.ledger.port import Claim, Counter, Refused
+from faregate.ledger.forms import Claims
+from faregate.ledger.port import Counter, Refused
 from faregate.policy.model import Enforcement, Limit, Meter, Policy, Scope, Window
 from faregate.policy.rulebook import Rulebook
 from faregate.policy.windows import Calendar
@@ -30,7 +31,7 @@ FACTS = Facts(
 DAY = Counter(Scope.USER, "u", Meter.USD, Window.DAY, (), int(NOON) - 43_200, int(NOON) + 43_200)
 
 
-def asked(terms: Terms, book: Rulebook, assigned: str | None = "p") -> list[Claim]:
+def asked(terms: Terms, book: Rulebook, assigned: str | None = "p") -> Claims:
     """The claims of the request under these rules."""
     names = FACTS.names()
     counters = Concerned(Calendar(ZONE)).by(book.shapes, FACTS.user_id, FACTS.groups, names, NOON)
@@ -66,6 +67,19 @@ def test_new_rules_apply_to_the_next_request_whatever_was_remembered() -> None:
         book = Rulebook([policy(Limit(Meter.USD, Window.DAY, amount))], [])
         assert [claim.limit for claim in asked(terms, book)] == [amount]
     assert [claim.limit for claim in asked(terms, book, "other")] == [None]
+
+
+def test_the_form_of_the_claims_stays_the_same_while_nothing_changes() -> None:
+    terms, book = Terms(), Rulebook([policy(*LIMITS)], [])
+    counters = Concerned(Calendar(ZONE)).by(book.shapes, FACTS.user_id, FACTS.groups, FACTS.names(), NOON)
+    rules = book.resolve("p", FACTS.groups)
+    bounds = (BOUND, Bound(prompt_tokens=1, fixed_nano=2, nano_per_output_token=3, output_limit=None))
+
+    first, second = (terms.claims(FACTS.user_id, FACTS.names(), counters, rules, bound) for bound in bounds)
+
+    assert first.form is second.form
+    assert [claim.fixed for claim in first] == [5_000, 100, 1, 1]
+    assert [claim.fixed for claim in second] == [2, 1, 1, 1]
 
 
 def test_strict_claims_the_bound_on_every_meter_longest_window_first() -> None:

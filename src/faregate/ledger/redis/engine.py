@@ -7,10 +7,11 @@ keeps its own live holds in memory as well, so that it can bring them back shoul
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from faregate.directory import User
+from faregate.ledger.forms import Charges, Claims
 from faregate.ledger.port import (
     AlreadySettled,
     Balance,
@@ -26,9 +27,10 @@ from faregate.ledger.port import (
 )
 from faregate.ledger.redis.calls import Calls
 from faregate.ledger.redis.clock import LedgerClock
+from faregate.ledger.redis.forms import packed_claims
 from faregate.ledger.redis.holds import KeptHold, NodeHolds, encode_facts, hold_of
 from faregate.ledger.redis.link import Link, NotSent
-from faregate.ledger.redis.names import MOST, Keys, counters_of, known_as, micros, packed_list, seconds
+from faregate.ledger.redis.names import MOST, Keys, counters_of, known_as, micros, packed_list, seconds, ticks
 from faregate.ledger.redis.outbox import SCRIPTS as OUTBOX_SCRIPTS
 from faregate.ledger.redis.outbox import NodeOutbox
 from faregate.ledger.redis.owed import Owed
@@ -85,6 +87,7 @@ class RedisLedger(Ledger):
             follow=self._follow,
         )
         self._calls = Calls(link, self._standing, self._keys)
+        self._reserving = self._calls.opened(RESERVE, [self._keys.nodes])
         self._owed = Owed(link)
         self._outbox = NodeOutbox(link, self._calls, self._owed, self._standing, self._keys, node)
         self._settling = Settling(link, self._calls, self._standing, self._outbox, self._holds, self._clock, node)
@@ -115,29 +118,26 @@ class RedisLedger(Ledger):
         clock.now = now
         if cap_wanted < 0:
             raise ValueError(f"Request {request_id} wants a negative cap; it is zero or more.")
-        counters: list[Counter] = []
-        names: list[str] = []
-        asked: list[str | int | bool] = [
-            micros(lease).decode(),
+        claims = Claims.of(claims)
+        own: list[str | int | bool] = [
+            request_id,
+            node,
+            ticks(lease),
             clock.moment(facts.admitted_at).decode(),
             clock.moment(now).decode(),
             cap_wanted,
             min(cap_min, cap_wanted),
         ]
-        for claim in claims:
-            counter, fixed, per_token, limit = claim.counter, claim.fixed, claim.per_output_token, claim.limit
+        for fixed, per_token in claims.named():
             if fixed < 0 or per_token < 0:
                 raise ValueError(f"Request {request_id} claims a negative amount; amounts are zero or more.")
             if fixed + cap_wanted * per_token > MOST:
                 raise ValueError(f"Request {request_id} claims more than can be counted, {MOST} at most.")
-            name, gone = known_as(counter)
-            counters.append(counter)
-            names.append(name)
-            most = False if limit is None else min(limit, MOST)
-            asked += (name, gone, str(fixed), per_token, most, claim.enforce)
-        arguments = [request_id, node, encode_facts(facts), packed_list(asked)]
+            own += (str(fixed), per_token)
+        counters, names, lines = packed_claims(claims.form)
+        arguments = lines, packed_list(own), encode_facts(facts)
         try:
-            reply = await self._calls.repeat(RESERVE, [self._keys.nodes], arguments, counters, names)
+            reply = await self._calls.insist(lambda: self._reserving.once(*arguments), counters, names)
         except NotSent:
             raise
         except BaseException:
@@ -148,7 +148,7 @@ class RedisLedger(Ledger):
             case b"over":
                 raise Released(f"Request {request_id} is over; it cannot be held again.")
             case b"refused":
-                refusing = claims[reply[1]]
+                refusing = claims.form.lines[reply[1]]
                 frees_at = seconds(reply[5]) if reply[5] else None
                 return Refused(refusing.counter, reply[2], reply[3], refusing.limit or 0, reply[4], frees_at)
         _, cap, exceeded = reply
@@ -167,15 +167,12 @@ class RedisLedger(Ledger):
             kept.parked = True
         await self._owed.call("park", request_id, lambda: self._calls.repeat(PARK, [], [request_id]))
 
-    async def settle(
+    def settle(
         self, request_id: str, charges: Sequence[tuple[Counter, int]], record: UsageRecord
-    ) -> Settled | AlreadySettled:
+    ) -> Coroutine[Any, Any, Settled | AlreadySettled]:
         """See `Ledger.settle`. A record that has an era already was charged in it, and the database takes no more
         records of that era: counters that were built without it are charged, and it is of this era from then on."""
-        for _, amount in charges:
-            if amount < 0:
-                raise ValueError(f"Request {request_id} is charged a negative amount; a charge gives nothing back.")
-        return await self._settling.settle(request_id, charges, record)
+        return self._settling.settle(request_id, Charges.of(charges), record)
 
     async def release(self, request_id: str, now: float) -> None:
         self._clock.now = now

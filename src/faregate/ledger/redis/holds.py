@@ -17,30 +17,19 @@ _encoder = msgspec.json.Encoder()
 _facts = msgspec.json.Decoder(Facts)
 
 
-class KeptHold:
-    """One live hold: less than a `Hold`, as one is made for each request and hardly ever looked at."""
+class KeptHold(msgspec.Struct, gc=False):
+    """One live hold: less than a `Hold`, as one is made for each request and hardly ever looked at.
 
-    __slots__ = ("cap", "claims", "exceeded", "facts", "generation_id", "node", "parked")
+    `exceeded` are names of counters as Redis told them.
+    """
 
-    def __init__(
-        self,
-        facts: Facts,
-        node: str,
-        cap: int,
-        claims: Sequence[Claim],
-        exceeded: bytes = b"",
-        generation_id: str | None = None,
-        *,
-        parked: bool = False,
-    ) -> None:
-        """`exceeded` are names of counters as Redis told them."""
-        self.facts = facts
-        self.node = node
-        self.cap = cap
-        self.claims = claims
-        self.exceeded = exceeded
-        self.generation_id = generation_id
-        self.parked = parked
+    facts: Facts
+    node: str
+    cap: int
+    claims: Sequence[Claim]
+    exceeded: bytes = b""
+    generation_id: str | None = None
+    parked: bool = False
 
     def fields(self) -> list[bytes]:
         """What the hold is, beside its node, its moment of admission and what it keeps on counters."""

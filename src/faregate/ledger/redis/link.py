@@ -15,11 +15,11 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from faregate.ledger.port import LedgerAway
 from faregate.ledger.redis.dialer import Dialer, within
-from faregate.ledger.redis.pipe import Call, Part, Pipe, fail, packed
+from faregate.ledger.redis.pipe import Call, Opening, Part, Pipe, fail, packed
 from faregate.ledger.redis.refusals import CallTimeout, ConnectionLost, NotSent, Silent, said
 from faregate.ledger.redis.scripts import Script
 
-__all__ = ["MOST_WAITING", "CallTimeout", "ConnectionLost", "Link", "NotSent", "Part"]
+__all__ = ["MOST_WAITING", "CallTimeout", "ConnectionLost", "Link", "NotSent", "Opening", "Part"]
 
 MOST_WAITING = 50_000
 """Calls that may wait for Redis at the same time."""
@@ -106,12 +106,16 @@ class Link:
         The future raises CallTimeout or ConnectionLost (the outcome is unknown), NotSent (nothing was done), LedgerAway
         (the server cannot serve) or redis.ResponseError (a mistake of ours).
         """
-        parts: tuple[Part, ...] = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        return self._enqueue(Call(self._loop.create_future(), packed(*parts), script, parts))
+        command = packed("EVALSHA", script.sha, len(keys), *keys, *args)
+        return self._enqueue(Call(self._loop.create_future(), command, script))
+
+    def send(self, opening: Opening, first: bytes, second: bytes, third: bytes) -> "Future[Any]":
+        """Like `call`, for one that was opened before: with the last three of its arguments."""
+        return self._enqueue(Call(self._loop.create_future(), opening.closed(first, second, third), opening.script))
 
     def command(self, *parts: Part) -> "Future[Any]":
         """Like `call`, for a plain command."""
-        return self._enqueue(Call(self._loop.create_future(), packed(*parts), None, ()))
+        return self._enqueue(Call(self._loop.create_future(), packed(*parts), None))
 
     def take_unsent(self) -> list[Call]:
         """For the connection: the calls to send now."""

@@ -1,5 +1,6 @@
 """The names of counters and shapes in Redis, the keys of a deployment, and moments as they are written there."""
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -85,14 +86,19 @@ def shape_named(name: bytes) -> Shape:
     return _shapes.decode(name)
 
 
-def is_forgotten(counter: Counter, now: float) -> bool:
-    """Whether nothing reads `counter` any more: its window is long over."""
-    return 0 < counter.ends <= now - KEPT_AFTER_END
+def forgotten_at(counter: Counter) -> float:
+    """When nothing reads `counter` any more, as its window is long over (epoch seconds)."""
+    return counter.ends + KEPT_AFTER_END if counter.ends else math.inf
+
+
+def ticks(seconds: float) -> int:
+    """A moment or a time in microseconds."""
+    return round(seconds * 1_000_000)
 
 
 def micros(seconds: float) -> bytes:
-    """A moment or a time in microseconds."""
-    return b"%d" % round(seconds * 1_000_000)
+    """A moment or a time in microseconds, as text."""
+    return b"%d" % ticks(seconds)
 
 
 def seconds(text: bytes) -> float:

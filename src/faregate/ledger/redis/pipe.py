@@ -8,9 +8,10 @@ import asyncio
 import time
 from asyncio import Future, Handle, Task
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+import msgspec
 from hiredis import Reader, pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import InvalidResponse, ResponseError
@@ -28,15 +29,13 @@ _TURNS = 3
 _INCOMPLETE = object()
 
 
-class Call:
-    __slots__ = ("future", "packed", "parts", "script", "sent_at")
+class Call(msgspec.Struct, eq=False):
+    """One command on its way. `sent_at` is by the monotonic clock."""
 
-    def __init__(self, future: "Future[Any]", packed: bytes, script: Script | None, parts: tuple[Part, ...]) -> None:
-        self.future = future
-        self.packed = packed
-        self.script = script
-        self.parts = parts
-        self.sent_at = 0.0
+    future: "Future[Any]"
+    packed: bytes
+    script: Script | None
+    sent_at: float = 0.0
 
 
 class Owner(Protocol):
@@ -196,7 +195,7 @@ class Pipe(asyncio.Protocol):
         if what is Meaning.UNKNOWN_SCRIPT and call.script is not None:
             # It knows the script once it has run it.
             if not call.future.done():
-                call.packed = packed("EVAL", call.script.source, *call.parts[2:])
+                call.packed = by_source(call.packed, call.script)
                 self._owner.again(call)
         elif what is Meaning.ELSEWHERE:
             why = f"{self._where} is not the server to ask: {said(error)}. Check REDIS_URL if this stays so."
@@ -248,6 +247,36 @@ def packed(*parts: Part) -> bytes:
     """A command in the protocol's form. Raises TypeError for what is not a part."""
     command: bytes = pack_command(parts)  # type: ignore[arg-type] # its stub says: one part
     return command
+
+
+def by_source(command: bytes, script: Script) -> bytes:
+    """The call of a script by its name, as one that brings all of it."""
+    by_name, whole = packed("EVALSHA", script.sha), packed("EVAL", script.source)
+    return command.replace(by_name.removeprefix(b"*2\r\n"), whole.removeprefix(b"*2\r\n"), 1)
+
+
+class Opening:
+    """How calls of a script begin that differ in their last three arguments alone: packed once for all of them."""
+
+    __slots__ = ("_packed", "script")
+
+    def __init__(self, script: Script, keys: Sequence[bytes], args: Sequence[Part]) -> None:
+        """`args` are all arguments but the last three."""
+        self.script = script
+        whole = packed("EVALSHA", script.sha, len(keys), *keys, *args, *(b"", b"", b""))
+        self._packed = whole.removesuffix(3 * b"$0\r\n\r\n")
+
+    def closed(self, first: bytes, second: bytes, third: bytes) -> bytes:
+        """The call with these arguments at its end."""
+        return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            self._packed,
+            len(first),
+            first,
+            len(second),
+            second,
+            len(third),
+            third,
+        )
 
 
 def fail(calls: Iterable[Call], kind: type[LedgerAway], why: str) -> None:

@@ -6,13 +6,15 @@ from typing import Any
 
 import msgspec
 
-from faregate.ledger.port import AlreadySettled, Counter, LedgerAway, Settled, ShapesChanged
+from faregate.ledger.forms import Charges
+from faregate.ledger.port import AlreadySettled, LedgerAway, Settled, ShapesChanged
 from faregate.ledger.redis.again import AGAIN_AFTER, TRIES
 from faregate.ledger.redis.calls import Calls
 from faregate.ledger.redis.clock import LedgerClock
+from faregate.ledger.redis.forms import packed_charges
 from faregate.ledger.redis.holds import NodeHolds
 from faregate.ledger.redis.link import Link, NotSent
-from faregate.ledger.redis.names import MOST, is_forgotten, known_as, micros, packed_list
+from faregate.ledger.redis.names import MOST, packed_list, ticks
 from faregate.ledger.redis.outbox import NodeOutbox
 from faregate.ledger.redis.scripts import load
 from faregate.ledger.redis.standing import Standing
@@ -38,7 +40,7 @@ class Settling:
         node: str,
     ) -> None:
         self._link = link
-        self._calls = calls
+        self._calls = calls.opened(SETTLE, [outbox.key])
         self._standing = standing
         self._outbox = outbox
         self._holds = holds
@@ -56,10 +58,10 @@ class Settling:
         if self._unsure:
             self._unsure.difference_update(record.facts.request_id for record in records)
 
-    async def settle(
-        self, request_id: str, charges: Sequence[tuple[Counter, int]], record: UsageRecord
-    ) -> Settled | AlreadySettled:
+    async def settle(self, request_id: str, charges: Charges, record: UsageRecord) -> Settled | AlreadySettled:
         """See `RedisLedger.settle`."""
+        if min(charges.named(), default=0) < 0:
+            raise ValueError(f"Request {request_id} is charged a negative amount; a charge gives nothing back.")
         try:
             return await self._settle(request_id, charges, record)
         except asyncio.CancelledError:
@@ -69,9 +71,7 @@ class Settling:
                 callback(record)
             raise
 
-    async def _settle(
-        self, request_id: str, charges: Sequence[tuple[Counter, int]], record: UsageRecord
-    ) -> Settled | AlreadySettled:
+    async def _settle(self, request_id: str, charges: Charges, record: UsageRecord) -> Settled | AlreadySettled:
         standing = self._standing
         shapes = standing.learned
         if record.era:
@@ -83,7 +83,7 @@ class Settling:
                 raise ShapesChanged
             era = standing.era
             try:
-                reply = await self._calls.once(SETTLE, [self._outbox.key], self._arguments(charges, record))
+                reply = await self._calls.once(*self._arguments(charges, record))
             except AGAIN_AFTER as error:
                 self._doubt(error, request_id)
                 if attempt == TRIES - 1 or self._link.failure is not None:
@@ -99,26 +99,23 @@ class Settling:
             await standing.certain()
         raise LedgerAway("the counters in Redis change too fast to be charged")
 
-    def _arguments(self, charges: Sequence[tuple[Counter, int]], record: UsageRecord) -> list[Any]:
-        standing, now, facts = self._standing, self._clock.time(), record.facts
-        charged: list[str | int | bool] = [
+    def _arguments(self, charges: Charges, record: UsageRecord) -> tuple[bytes, bytes, bytes]:
+        standing, facts = self._standing, record.facts
+        own: list[str | int | bool] = [
+            facts.request_id,
+            self._node,
             standing.era,
-            micros(facts.admitted_at).decode(),
+            ticks(facts.admitted_at),
             self._clock.here().decode(),
             record.era,
             self._outbox.entries.get(facts.request_id, b"").decode(),
         ]
-        for counter, amount in charges:
-            name, gone = known_as(counter)
-            era = standing.era_of(name, counter)
-            if era is not None and counter.window is not None and not is_forgotten(counter, now):
-                charged += (name, gone, str(min(amount, MOST)), era)
-        return [
-            facts.request_id,
-            self._node,
+        own += [str(min(amount, MOST)) for amount in charges.named()]
+        return (
+            packed_charges(charges.form, standing.learned, self._clock.time()),
+            packed_list(own),
             _encoder.encode(altered(record, era=standing.era)),
-            packed_list(charged),
-        ]
+        )
 
     def _settled(self, record: UsageRecord, era: int, reply: Sequence[Any]) -> Settled | AlreadySettled:
         request_id = record.facts.request_id

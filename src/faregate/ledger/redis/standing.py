@@ -38,7 +38,7 @@ REBUILD_AGAIN = 0.25
 """Seconds before holds are brought again, or counters built, that are not all there yet although Redis answers."""
 
 REMEMBERED_MOST = 65_536
-"""Names of counters of which is remembered what is known of their shapes."""
+"""Names of counters of which is remembered that they are built."""
 
 LOOK, JOIN = map(load, ("look", "join"))
 SCRIPTS = (LOOK, JOIN, *BUILDING_SCRIPTS, *LOCK_SCRIPTS)
@@ -89,9 +89,8 @@ class Standing:
         self._newest = 0
         self._changed = asyncio.Event()
         self._entered = 0
-        # Names of counters that are built, and the eras of names: of those that were asked for since `learned` changed.
+        # Names of counters that are built: of those that were asked for since `learned` changed.
         self._counted: set[str] = set()
-        self._eras: dict[str, int] = {}
         self.known = False
         self.epoch = 0
         self.era = 0
@@ -141,16 +140,6 @@ class Standing:
             self._counted.clear()
         if self._has_built(shapes):
             self._counted.update(known_as(counter).name for counter in counters)
-
-    def era_of(self, name: str, counter: Counter) -> int | None:
-        """The era in which the shape of `counter`, whose name is `name`, was learned; None if it was not yet."""
-        # This is asked for each charge, and the answer is nearly always the same: a name is cheaper than a shape.
-        era = self._eras.get(name)
-        if era is None and (learned := self.learned.get(shape_of(counter))) is not None:
-            if len(self._eras) > REMEMBERED_MOST:
-                self._eras.clear()
-            era = self._eras[name] = learned.era
-        return era
 
     async def learn(self, shapes: Iterable[Shape], patience: float = LEARNING_PATIENCE) -> None:
         """Have the counters of `shapes`. Raises `LedgerAway` if that takes longer than `patience` seconds."""
@@ -241,7 +230,6 @@ class Standing:
         if learned != self.learned:
             self.learned = learned
             self._counted.clear()
-            self._eras.clear()
         self.known = True
         if self._entered != self.epoch:
             self._enter_soon()

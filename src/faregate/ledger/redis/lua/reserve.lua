@@ -1,15 +1,18 @@
 -- Hold every claim with the largest output cap that fits, or nothing: design, section 4; `ledger/fitting.py` is the
 -- same rule for one process.
 --
--- KEYS: state, nodes. ARGV: state, namespace, request id, node, facts, and as one list in MessagePack, which costs less
--- than arguments: lease, at, now, cap wanted, least cap, then for each claim: name, when it is gone or '', fixed as text,
--- per output token, limit or false, whether it is enforced.
+-- KEYS: state, nodes. ARGV: state, namespace, two lists in MessagePack, which cost less than arguments, and the facts. The
+-- claims, for each: name, when it is gone or '', number of its amounts, limit or false, whether it is enforced. And what
+-- differs from one request to the next: request id, node, lease, at, now, cap wanted, least cap, then amounts: fixed as
+-- text, per output token.
 -- -> 'held', cap, names of exceeded counters | 'refused', number of the claim, used, held, needed, when it frees or ''
 --    | 'over' | 'stale'
 if is_stale() then
   return STALE
 end
-local ns, id, node = ARGV[2], ARGV[3], ARGV[4]
+local ns, claims, own = ARGV[2], cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4])
+local id, node, lease, wanted, least = own[1], own[2], own[3], own[6], own[7]
+local FIRST = 8 -- of the amounts
 local hold_key, marker, own_holds = ns .. 'h:' .. id, ns .. 'x:' .. id, ns .. 'n:' .. node
 -- A key that is named twice counts twice: so one command tells what there is of this request, 2 and more, and 1 whether
 -- this node holds anything at all.
@@ -21,12 +24,15 @@ if there > 1 then
   end
   return {'over'}
 end
-local claims = cmsgpack.unpack(ARGV[6])
-local lease, wanted, least = claims[1], claims[4], claims[5]
-local now = moment(claims[3])
-local at = claims[2] == '' and now or tonumber(claims[2])
+local now = moment(own[5])
+local at = own[4] == '' and now or tonumber(own[4])
 local cap = wanted
-local FIRST = 6 -- of the claims
+local fixed, per, most = {}, {}, {}
+for i = FIRST, #own, 2 do
+  local n = #fixed + 1
+  fixed[n], per[n] = tonumber(own[i]), own[i + 1]
+  most[n] = fixed[n] + wanted * per[n]
+end
 
 -- When a sliding minute is down to `room`, if nothing else is admitted.
 local function frees_at(name, left, room)
@@ -51,44 +57,41 @@ local function frees_at(name, left, room)
 end
 
 local exist, rooms = {}, {}
-for i = FIRST, #claims, 6 do
-  local name = claims[i]
+for i = 1, #claims, 5 do
+  local name, n, limit = claims[i], claims[i + 2], claims[i + 3]
   local key = ns .. name
   local used, held, exists = balance(key)
   exist[i] = exists
-  local limit = claims[i + 4]
-  if limit then
-    local fixed, per = tonumber(claims[i + 2]), claims[i + 3]
-    if used + held + fixed + wanted * per > limit then
-      if kind_of(name) == 'm' then
-        while used + held + fixed + wanted * per > limit and forget(ns, name, at) do
-          used, held = balance(key)
-        end
+  if limit and used + held + most[n] > limit then
+    if kind_of(name) == 'm' then
+      while used + held + most[n] > limit and forget(ns, name, at) do
+        used, held = balance(key)
       end
-      local room = limit - used - held
-      if not claims[i + 5] then
-        rooms[i] = room
-      else
-        local needed = fixed + least * per
-        if needed > room then
-          return {'refused', (i - FIRST) / 6, used, held, needed, frees_at(name, used + held, limit - needed)}
-        end
-        if fixed + wanted * per > room then
-          cap = math.min(cap, math.max(least, math.floor((math.floor(room / 2) - fixed) / per)))
-        end
+    end
+    local room = limit - used - held
+    if not claims[i + 4] then
+      rooms[i] = room
+    else
+      local needed = fixed[n] + least * per[n]
+      if needed > room then
+        return {'refused', (i - 1) / 5, used, held, needed, frees_at(name, used + held, limit - needed)}
+      end
+      if most[n] > room then
+        cap = math.min(cap, math.max(least, math.floor((math.floor(room / 2) - fixed[n]) / per[n])))
       end
     end
   end
 end
 
+local amounts = {}
+for n = 1, #fixed do
+  amounts[n] = per[n] > 0 and text(fixed[n] + cap * per[n]) or own[FIRST + 2 * n - 2]
+end
 local exceeded, taken = {}, {}
 local hold = {'f', ARGV[5], 'n', node, 'c', text(cap), 'a', text(at)}
 local last = #hold
-for i = FIRST, #claims, 6 do
-  local name, amount, per = claims[i], claims[i + 2], claims[i + 3]
-  if per > 0 then
-    amount = text(amount + cap * per)
-  end
+for i = 1, #claims, 5 do
+  local name, amount = claims[i], amounts[claims[i + 2]]
   if rooms[i] and tonumber(amount) > rooms[i] then
     exceeded[#exceeded + 1] = name
   end

@@ -1,17 +1,18 @@
 -- Replace a hold by its charges and hand the record to the node's outbox, once per request id.
 --
--- KEYS: state, the outbox of the node. ARGV: state, namespace, request id, node, record, and as one list in MessagePack:
--- era, admitted at, now, the era in which it was charged and is refused by the database now, or 0, its entry in the outbox
--- or '', then for each charge: name, when it is gone or '', amount as text, the era in which its shape was learned.
+-- KEYS: state, the outbox of the node. ARGV: state, namespace, two lists in MessagePack, and the record. The charges, for
+-- each: name, when it is gone or '', number of its amount, the era in which its shape was learned. And what differs from
+-- one request to the next: request id, node, era, admitted at, now, the era in which it was charged and is refused by the
+-- database now, or 0, its entry in the outbox or '', then amounts as text.
 -- -> 'settled' or 'amended', entry in the outbox | 'own', era in which it was, its entry | 'already' | 'stale'
-local ns, id, node = ARGV[2], ARGV[3], ARGV[4]
+local ns, charges, own = ARGV[2], cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4])
+local id, node, era, admitted, refused_in, old_entry = own[1], own[2], own[3], own[4], own[6], own[7]
+local BEFORE_AMOUNTS = 7
 local marker = ns .. 'x:' .. id
 local stands = call('MGET', KEYS[1], marker)
 if stands[1] ~= ARGV[1] then
   return STALE
 end
-local charges = cmsgpack.unpack(ARGV[6])
-local era, admitted, refused_in, old_entry = charges[1], tonumber(charges[2]), charges[4], charges[5]
 local over, settled_in = stands[2], 0
 if over and over ~= 'r' then
   local before, entry, by = string.match(over, SETTLED)
@@ -26,14 +27,14 @@ if over and over ~= 'r' then
   settled_in = before
 end
 
-local now = moment(charges[3])
+local now = moment(own[5])
 local amounts, rest = read_hold(ns, id)
 local at = rest and tonumber(rest.a) or admitted
 amounts = amounts or {}
-for i = 6, #charges, 4 do
+for i = 1, #charges, 4 do
   local name = charges[i]
   if charges[i + 3] > settled_in then
-    local held, amount = amounts[name], charges[i + 2]
+    local held, amount = amounts[name], own[BEFORE_AMOUNTS + charges[i + 2]]
     amounts[name] = nil
     local since = held and at or admitted
     if not (held and became_used(ns, name, id, amount, since, now)) then
