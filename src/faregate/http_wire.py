@@ -16,6 +16,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 EXTENSION = "faregate.wire"
 """Where a `Wire` is in the `extensions` of a scope."""
 
+_SHORT = 1024
+_SIZE_LINES = tuple(b"%x\r\n" % size for size in range(_SHORT))
+"""What a chunk begins with, for the sizes that an event of a stream has."""
+
 
 class Server(Protocol):
     """The connection, as its wires see it."""
@@ -134,7 +138,9 @@ class Wire(RequestResponseCycle):
             self.write(data)
             self.flush()
         elif not self._server.gone:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            size = len(data)
+            line = _SIZE_LINES[size] if size < _SHORT else b"%x\r\n" % size
+            self.transport.write(b"".join((line, data, b"\r\n")))
         return True
 
     def flush_soon(self) -> None:

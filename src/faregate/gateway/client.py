@@ -77,7 +77,9 @@ class Client:
 
     def write(self, data: bytes) -> bool:
         """Send a piece of the body at once, if that can be done without waiting; False where `send` has to."""
-        return self._wire is not None and self.waiting and self._wire.pass_on(data)
+        wire = self._wire
+        # What `waiting` says, asked for every event of a stream.
+        return not (wire is None or self.gone or self._ended) and wire.pass_on(data)
 
     async def send(self, data: bytes) -> None:
         """Send a piece of the body, as fast as the client reads."""

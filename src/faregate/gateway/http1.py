@@ -5,8 +5,10 @@ reader has caught up.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
+from itertools import islice
 from typing import cast
 
 import httptools
@@ -59,7 +61,6 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser | None = None
         self._closed = False
         self._exchange: Exchange | None = None
         self.idle_since = 0.0
@@ -78,8 +79,7 @@ class Connection(asyncio.Protocol):
         """Send a request; its answer is read from the `Exchange`. Only on a `reusable` connection."""
         assert self._transport is not None  # noqa: S101 - set by connection_made, before anyone holds this object
         self._exchange = exchange = Exchange(self, self._loop)
-        self._parser = httptools.HttpResponseParser(exchange)
-        exchange.parser = self._parser
+        exchange.parser = httptools.HttpResponseParser(exchange)
         if len(body) < ONE_WRITE:
             self._transport.write(request + body)
         else:
@@ -93,7 +93,6 @@ class Connection(asyncio.Protocol):
             # They know each other: nothing of an answer should wait for the garbage collector.
             del self._exchange.parser
         self._exchange = None
-        self._parser = None
         self.resume()
         if not keep_alive:
             self.close()
@@ -118,34 +117,33 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        exchange, parser = self._exchange, self._parser
-        if exchange is None or parser is None:
+        exchange = self._exchange
+        if exchange is None:
             # Bytes that nobody asked for: whatever they are, the next answer cannot be trusted.
             self.close()
             return
-        exchange.received = True
-        exchange.idle_bytes += len(data)
         try:
-            parser.feed_data(data)
+            exchange.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not exchange.complete:
                 exchange.fail(Cut(f"upstream sent what is not HTTP ({type(error).__name__})"))
             self.close()
             return
         if exchange.complete:
-            self.finished(exchange.keep_alive and not exchange.dirty)
-        elif exchange.idle_bytes > MAX_HEADER_BYTES:
+            self.finished(exchange.keep_alive)
+        elif (sink := exchange.sink) is not None and exchange.pieces:
+            exchange.idle_bytes = 0
+            exchange.hand_on(sink)
+        elif not exchange.keeps(len(data)):
             exchange.fail(Cut("upstream sent headers without end"))
             self.close()
-        else:
-            exchange.wake()
 
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
-        exchange, self._exchange, self._parser = self._exchange, None, None
+        exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
         del exchange.parser
@@ -165,11 +163,17 @@ class Exchange:
     def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         self.connection = connection
         self._loop = loop
-        self._chunks: list[bytes] = []
+        self.pieces: deque[bytes] = deque()
+        """Of the body, those that nobody has taken yet."""
+        # Of the parser's callbacks the one without code of ours: nothing has to be known of a piece before the whole
+        # read is parsed.
+        self.on_body = self.pieces.append
+        self._counted = 0
         self._buffered = 0
         self._paused = False
         self._waiter: asyncio.Future[bool] | None = None
-        self._sink: Callable[[bytes], bool] | None = None
+        self.sink: Callable[[bytes], bool] | None = None
+        """Who takes the pieces as they come. While there is somebody none waits, and upstream is not paused."""
         self._heard_at = 0.0
         self._failure: UpstreamFailure | None = None
         self._error: Exception | None = None
@@ -177,10 +181,9 @@ class Exchange:
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         """By lower-cased name; of several of one name the first."""
-        self.received = False
         self.idle_bytes = 0
+        """How many have come in a row without a piece of the body among them."""
         self.complete = False
-        self.dirty = False
         self.keep_alive = False
         self.until_close = False
 
@@ -189,9 +192,14 @@ class Exchange:
         return self.headers.get(name)
 
     @property
+    def received(self) -> bool:
+        """Whether a single byte of the answer has come."""
+        return self._started or self.idle_bytes > 0
+
+    @property
     def has_more(self) -> bool:
         """Whether bytes have arrived that nobody has taken yet."""
-        return bool(self._chunks)
+        return bool(self.pieces)
 
     async def answered(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for status and headers. Raises `UpstreamFailure`. Cancelled, it is aborted."""
@@ -233,7 +241,7 @@ class Exchange:
         """
         self._heard_at = self._loop.time()
         while True:
-            if self._chunks and not sink(self.take()):
+            if self.pieces and not sink(self.take()):
                 return Flow.STOPPED
             if self._failure is not None:
                 raise self._failure
@@ -242,12 +250,12 @@ class Exchange:
             left = self._heard_at + patience - self._loop.time()
             if left <= 0:
                 return Flow.SILENT
-            self._sink = sink
+            self.sink = sink
             try:
                 await self._wait(left)
             finally:
-                stopped = self._sink is None
-                self._sink = None
+                stopped = self.sink is None
+                self.sink = None
             if self._error is not None:
                 raise self._error
             if stopped:
@@ -259,7 +267,7 @@ class Exchange:
 
     def take(self) -> bytes:
         """All bytes that have arrived; empty at the end. Only when `ready`. Raises as `read` does."""
-        if self._chunks:
+        if self.pieces:
             return self._collected()
         if self._failure is not None:
             raise self._failure
@@ -272,12 +280,12 @@ class Exchange:
             self.connection.close()
 
     def _undecided(self) -> bool:
-        return not self._chunks and not self.complete and self._failure is None
+        return not self.pieces and not self.complete and self._failure is None
 
     def _collected(self) -> bytes:
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._buffered = 0
+        data = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        self.pieces.clear()
+        self._counted = self._buffered = 0
         if self._paused:
             self._paused = False
             if not self.complete:
@@ -298,18 +306,45 @@ class Exchange:
             timer.cancel()
             self._waiter = None
 
-    def wake(self) -> None:
+    def keeps(self, size: int) -> bool:
+        """A read of `size` bytes has been parsed, and nobody took them; False where they are headers without end."""
+        if not self._started:
+            # Of a preface, which is nothing to anybody.
+            self.pieces.clear()
+        new = len(self.pieces) - self._counted
+        if new:
+            self.idle_bytes = 0
+            self._counted += new
+            self._buffered += sum(map(len, islice(reversed(self.pieces), new)))
+            if self._buffered > HIGH_WATER and not self._paused:
+                self._paused = True
+                self.connection.pause()
+        else:
+            self.idle_bytes += size
+            if self.idle_bytes > MAX_HEADER_BYTES:
+                return False
+        self._heard()
+        return True
+
+    def hand_on(self, sink: Callable[[bytes], bool]) -> None:
+        """Give what has arrived to `sink`, as long as it wants more."""
+        self._heard_at = self._loop.time()
+        pieces = self.pieces
+        try:
+            more = sink(pieces.popleft() if len(pieces) == 1 else self._collected())
+        except Exception as error:  # noqa: BLE001 - it is the error of who waits, not of the connection
+            self._error, more = error, False
+        if not more:
+            self.sink = None
+            self._wake()
+
+    def _heard(self) -> None:
         """Let who waits look again; bytes go to who takes them as they come."""
-        if self._sink is not None and self._chunks:
-            self._heard_at = self._loop.time()
-            try:
-                more = self._sink(self._collected())
-            except Exception as error:  # noqa: BLE001 - it is the error of who waits, not of the connection
-                self._error, more = error, False
-            if not more:
-                self._sink = None
-            elif self._failure is None and not self.complete:
-                return
+        if self.sink is not None and self.pieces:
+            self.hand_on(self.sink)
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(True)
 
@@ -318,16 +353,16 @@ class Exchange:
         if self._failure is None and not self.complete:
             failure.exchange = self
             self._failure = failure
-            self.wake()
+            self._heard()
 
     def end(self) -> None:
         """The last byte of the answer is here."""
         self.complete = True
-        self.wake()
+        self._heard()
 
     def on_message_begin(self) -> None:
         if self.complete:
-            self.dirty = True
+            raise httptools.HttpParserError("There is more than the answer.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._started:
@@ -343,21 +378,12 @@ class Exchange:
             return
         self.status = status
         self._started = True
+        self.pieces.clear()
         headers = self.headers
         chunked = headers.get(b"transfer-encoding", b"").lower().endswith(b"chunked")
         bodyless = status in (204, 304)
         self.until_close = not chunked and not bodyless and b"content-length" not in headers
         self.keep_alive = not self.until_close and self.parser.should_keep_alive()
-
-    def on_body(self, data: bytes) -> None:
-        if self.complete or not self._started:
-            return
-        self.idle_bytes = 0
-        self._chunks.append(data)
-        self._buffered += len(data)
-        if self._buffered > HIGH_WATER and not self._paused:
-            self._paused = True
-            self.connection.pause()
 
     def on_message_complete(self) -> None:
         if self._started:

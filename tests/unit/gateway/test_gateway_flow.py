@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from fuzz_world import Wire, quiet, timers
 
-from faregate.gateway.http1 import HIGH_WATER, Connection, Cut, Flow
+from faregate.gateway.http1 import HIGH_WATER, MAX_HEADER_BYTES, Connection, Cut, Flow
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
@@ -194,3 +194,40 @@ async def test_upstream_is_not_paused_for_a_piece_that_is_taken_whole(upstream: 
     assert not upstream.wire.paused
     upstream.say(END)
     assert await flowing is Flow.ENDED
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_what_a_preface_says_is_nothing_of_the_answer(at_once: bool) -> None:
+    connection = Connection()
+    wire = Wire(connection)
+    exchange = connection.start(b"", b"")
+    preface, answer = b"HTTP/1.1 099 Odd\r\nContent-Length: 2\r\n\r\nno", HEAD + chunk(b"yes") + END
+    for _ in wire.receive([preface + answer] if at_once else [preface, answer]):
+        pass
+    await exchange.answered(LONG)
+    assert exchange.status == 200
+    assert exchange.take() == b"yes"
+    assert connection.reusable
+
+
+async def test_a_second_answer_is_no_part_of_the_first_and_ends_the_connection(upstream: Upstream) -> None:
+    flowing = await upstream.flowing()
+    upstream.say(chunk(b"a") + END + HEAD + chunk(b"b"))
+    assert await flowing is Flow.ENDED
+    assert upstream.taken == [b"a"]
+    assert not upstream.exchange.connection.reusable
+    assert upstream.wire.over
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_what_follows_a_piece_and_is_none_has_an_end(upstream: Upstream, taken: bool) -> None:
+    flowing = await upstream.flowing() if taken else None
+    upstream.say(chunk(b"a") + b"0\r\n")
+    said = 0
+    while not upstream.wire.over:
+        upstream.say(b"X: y\r\n")
+        said += 6
+    assert said <= MAX_HEADER_BYTES + 6
+    with pytest.raises(Cut):
+        await (flowing or upstream.exchange.flow(upstream.take, LONG))
+    assert upstream.taken == [b"a"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faregate.gateway.sse import Reader, Splitter
+from faregate.gateway.sse import Reader, Shape, Splitter
 
 HEAD = (
     'data: {"id":"gen-1-abc","provider":"OpenAI","model":"openai/gpt-4o-mini","choices":[{"delta":{"content":"Hé"}}]}'
@@ -160,6 +160,70 @@ def test_what_is_skipped_would_have_passed_as_it_is(events: list[str], newline: 
         assert passed.data == block
         assert passed.error is None
         assert (skipping.usage, skipping.done) == (reading.usage, reading.done) == (None, False)
+
+
+def said(text: str, more: str = "") -> bytes:
+    """An event of the stream that says `text`, as it is spelled."""
+    return f'data: {{"id":"gen-1-abc","choices":[{{"delta":{{"content":"{text}"}}}}]{more}}}\n\n'.encode()
+
+
+@pytest.mark.parametrize("text", ["", "b", " the gate ", "Hé", "{}:,]", "data: x", "'"])
+def test_events_that_differ_in_their_text_alone_are_of_one_shape(text: str) -> None:
+    shape = Shape.of(said("a"))
+    assert shape is not None
+    assert shape.fits(said(text))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        said('\\"'),
+        said("\\u0065"),
+        said('"}}],"event":1,"x":[{"y":{"z":"'),
+        said("[DONE]"),
+        said("a", ',"event":1'),
+        said("a").replace(b"gen-1-abc", b"gen-1-abd"),
+        said("a")[:-1],
+        said("a") * 2,
+        said("a") + b"data: [DONE]\n\n",
+        said("a").partition(b'content":"')[0] + b'content":',
+        b"",
+    ],
+)
+def test_no_other_event_is_of_that_shape(event: bytes) -> None:
+    shape = Shape.of(said("a"))
+    assert shape is not None
+    assert not shape.fits(event)
+
+
+@pytest.mark.parametrize("event", [b": ping\n\n", b'data: {"content":"', said("x" * 4096)])
+def test_what_has_no_text_or_is_long_has_no_shape(event: bytes) -> None:
+    assert Shape.of(event) is None
+
+
+@pytest.mark.parametrize("more", ['"event":1', '"usage":{"cost":1}', '"error":{"message":"no"}', '"x":"[DONE]"'])
+def test_what_has_to_be_looked_at_is_not_skipped_behind_events_that_are_alike(more: str) -> None:
+    reader = named()
+    for text in "abcdefghijkl":
+        assert reader.skips(said(text))
+    assert not reader.skips(said("a", f",{more}"))
+    assert reader.skips(said("m"))
+
+
+_HOSTILE = st.text(max_size=4) | st.sampled_from(
+    ["usage", "event", '"event"', '","event":1,"x":"', "\\n", "\\u0065vent", "[DONE]", "\n\ndata: [DONE]\n\n", "\r\r"]
+)
+_MORE = st.sampled_from(["", "", "", ',"event":1', f",{USAGE[USAGE.index(chr(34) + 'usage') : -1]}", ',"provider":"X"'])
+
+
+@given(st.lists(st.builds(said, _HOSTILE, _MORE), max_size=30))
+def test_skipping_changes_nothing_whatever_came_before(events: list[bytes]) -> None:
+    skipping, reading = named(), named()
+    for event in events:
+        passed = event if skipping.skips(event) else skipping.read(event).data
+        assert passed == reading.read(event).data
+        assert (skipping.usage, skipping.usage_was_last) == (reading.usage, reading.usage_was_last)
+        assert (skipping.done, skipping.provider, skipping.model) == (reading.done, reading.provider, reading.model)
 
 
 def test_nothing_is_relayed_after_an_upstream_error_but_usage_is_still_read() -> None:

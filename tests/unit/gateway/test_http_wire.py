@@ -130,6 +130,15 @@ async def test_what_waits_leaves_before_what_is_passed_on() -> None:
         assert one.writes == [STREAM + b"1\r\na\r\n1\r\nb\r\n"]
 
 
+@pytest.mark.parametrize("size", [1, 15, 16, 1023, 1024, 65_536])
+async def test_a_piece_of_any_size_is_one_chunk_in_one_write(size: int) -> None:
+    async with lent() as one:
+        one.wire.begin(200, [TEXT])
+        one.wire.flush()
+        assert one.wire.pass_on(b"x" * size)
+        assert one.writes[1:] == [b"%x\r\n%b\r\n" % (size, b"x" * size)]
+
+
 async def test_an_empty_piece_is_not_the_end() -> None:
     async with lent() as one:
         one.wire.begin(200, [TEXT])
