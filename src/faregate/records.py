@@ -2,12 +2,14 @@
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, TypeVar
 
 import msgspec
 
 PICO = Decimal("0.000000000001")
 """The smallest part of a dollar that a record keeps (`NUMERIC(24,12)`)."""
+
+NOTHING = Decimal(0)
+"""What a request costs that nobody bills."""
 
 
 class Status(StrEnum):
@@ -95,7 +97,7 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     total_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
-    cost: Decimal | None = Decimal(0)
+    cost: Decimal | None = NOTHING
     cost_nano: int = 0
     requests: int = 1
     ttft_ms: int | None = None
@@ -119,9 +121,5 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return facts.names()
 
 
-Row = TypeVar("Row", Facts, UsageRecord)
-
-
-def altered(row: Row, **changes: Any) -> Row:
-    """`row` with these fields instead of its own."""
-    return msgspec.structs.replace(row, **changes)
+altered = msgspec.structs.replace
+"""`altered(row, **changes)` is `row` with these fields instead of its own."""

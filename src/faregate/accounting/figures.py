@@ -14,15 +14,21 @@ from faregate.records import PICO, Source, Status, UsageRecord, altered
 NODE_STOPPED = "the gateway node that served this request stopped before the answer had ended"
 
 
-def with_cost(record: UsageRecord, cost: Decimal, source: Source) -> UsageRecord:
-    """`record` with its `cost` (dollars, rounded up to 12 decimals) and what the counters are charged for it.
+def charged(cost: Decimal) -> tuple[Decimal, int]:
+    """A `cost` (dollars) as a record keeps it, rounded up to 12 decimals, and in nano-dollars as the counters do.
 
     Raises ValueError for a cost that is negative or not a number: it would credit somebody.
     """
     if not cost.is_finite() or cost < 0:
         raise ValueError(f"a cost is zero or more dollars, not {cost}")
     exact = cost.quantize(PICO, ROUND_CEILING)
-    return altered(record, cost=exact, cost_nano=nano_of(exact), source=source)
+    return exact, nano_of(exact)
+
+
+def with_cost(record: UsageRecord, cost: Decimal, source: Source) -> UsageRecord:
+    """`record` with its `cost` (dollars) and what the counters are charged for it. Raises as `charged`."""
+    exact, nano = charged(cost)
+    return altered(record, cost=exact, cost_nano=nano, source=source)
 
 
 def pending_row(record: UsageRecord) -> UsageRecord:

@@ -4,11 +4,10 @@ Numbers are taken as written, never through a float. What is negative, not finit
 it must neither credit nor ruin anybody.
 """
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
 
 import msgspec
-
-_decoder = msgspec.json.Decoder(float_hook=Decimal)
 
 MOST_TOKENS = 2**40
 MOST_DOLLARS = Decimal(10_000)
@@ -26,11 +25,61 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cost: Decimal | None
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+
+
+class _PromptDetails(msgspec.Struct, frozen=True, gc=False):
+    cached_tokens: _Tokens = 0
+
+
+class _CompletionDetails(msgspec.Struct, frozen=True, gc=False):
+    reasoning_tokens: _Tokens = 0
+
+
+class _Sound(msgspec.Struct, frozen=True, gc=False):
+    """A usage with nothing odd about it, as nearly all are: it is checked while it is decoded, at half the work."""
+
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens
+    total_tokens: _Tokens
+    cost: Any
+    is_byok: bool = False
+    prompt_tokens_details: _PromptDetails = _PromptDetails()
+    completion_tokens_details: _CompletionDetails = _CompletionDetails()
+
+
+_sound_decoder = msgspec.json.Decoder(_Sound, float_hook=Decimal)
+_decoder = msgspec.json.Decoder(float_hook=Decimal)
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, InvalidOperation, RecursionError)
+"""What decoding raises: not JSON, broken letters, an exponent beyond those of decimals, nested without end."""
+
+
 def read_usage(raw: msgspec.Raw | bytes) -> Usage | None:
     """The usage that a raw JSON value describes; None when it has no sound token counts."""
     try:
+        sound = _sound_decoder.decode(raw)
+    except msgspec.ValidationError:
+        return _read_by_field(raw)
+    except _UNREADABLE:
+        return None
+    if sound.is_byok:
+        return _read_by_field(raw)
+    return Usage(
+        sound.prompt_tokens,
+        sound.completion_tokens,
+        sound.total_tokens,
+        sound.prompt_tokens_details.cached_tokens,
+        sound.completion_tokens_details.reasoning_tokens,
+        _dollars(sound.cost),
+    )
+
+
+def _read_by_field(raw: msgspec.Raw | bytes) -> Usage | None:
+    """What can be used of it, each field for itself: one that is nonsense says nothing of the others."""
+    try:
         value = _decoder.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return None
     if not isinstance(value, dict):
         return None
@@ -74,7 +123,8 @@ def _tokens(value: object) -> int | None:
 
 
 def _dollars(value: object) -> Decimal | None:
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+    if type(value) is int:
+        value = Decimal(value)
+    if not isinstance(value, Decimal):
         return None
-    amount = Decimal(value)
-    return amount if amount.is_finite() and 0 <= amount <= MOST_DOLLARS else None
+    return value if value.is_finite() and 0 <= value <= MOST_DOLLARS else None

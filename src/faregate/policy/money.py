@@ -1,7 +1,8 @@
 """Dollars as people and JSON write them, and as counters count them. No float ever holds money."""
 
 import re
-from decimal import ROUND_CEILING, Context, Decimal, localcontext
+from decimal import Context, Decimal, localcontext
+from math import ceil
 
 from faregate.policy.model import NANO
 
@@ -38,7 +39,7 @@ def parse_usd(value: object) -> int:
 
 def nano_of(dollars: Decimal) -> int:
     """Nano-dollars of `dollars`, rounded up: what a cost is on a counter."""
-    return int(_EXACT.multiply(dollars, _NANO).to_integral_value(ROUND_CEILING, _EXACT))
+    return ceil(_EXACT.multiply(dollars, _NANO))
 
 
 def usd_decimal(nano: int) -> str:

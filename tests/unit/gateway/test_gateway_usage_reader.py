@@ -2,7 +2,10 @@
 
 from decimal import Decimal
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from faregate.gateway.usage_reader import Usage, read_usage
 
@@ -63,3 +66,55 @@ def test_reasoning_may_exceed_completion() -> None:
     )
     assert usage is not None
     assert usage.reasoning_tokens == 990
+
+
+@pytest.mark.parametrize("cost", [b"1e999999999999999999999", b'"\xff"', b"[" * 5_000 + b"]" * 5_000])
+def test_a_cost_that_cannot_even_be_decoded_leaves_nothing_to_be_charged(cost: bytes) -> None:
+    # Neither an error of ours: then the answer would be lost, too.
+    assert read_usage(b'{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2,"cost":%b}' % cost) is None
+
+
+@pytest.mark.parametrize("unread", [b'"note":"\xff"', b'"\xff":1', b'"note":1e999999999999999999999'])
+def test_what_is_not_read_harms_nothing(unread: bytes) -> None:
+    raw = b'{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2,"cost":0.5,%b}' % unread
+    assert read_usage(raw) == Usage(1, 1, 2, 0, 0, Decimal("0.5"))
+
+
+@pytest.mark.parametrize(
+    "details", ["null", "7", '{"cached_tokens":null}', '{"cached_tokens":-1}', '{"cached_tokens":""}']
+)
+def test_details_that_are_nonsense_say_nothing_of_the_rest(details: str) -> None:
+    raw = (
+        '{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"cost":0.5,"prompt_tokens_details":' + details + "}"
+    )
+    assert read_usage(raw.encode()) == Usage(3, 2, 5, 0, 0, Decimal("0.5"))
+
+
+def test_of_a_field_that_comes_twice_the_last_one_counts() -> None:
+    raw = b'{"prompt_tokens":-3,"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"cost":"x","cost":0.5}'
+    assert read_usage(raw) == Usage(3, 2, 5, 0, 0, Decimal("0.5"))
+
+
+TOKENS = st.sampled_from([0, 1, 44, 2**40, 2**40 + 1, -1, 10**30, None, True, "3", 5.0, 1.5, [], {}])
+COSTS = st.sampled_from([0, 1, 8.64e-05, 10_000, 10_001, -0.01, None, False, "0.01", [], {}])
+USAGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt_tokens": TOKENS,
+        "completion_tokens": TOKENS,
+        "total_tokens": TOKENS,
+        "cost": COSTS,
+        "is_byok": st.sampled_from([True, False, None, 1]),
+        "prompt_tokens_details": st.fixed_dictionaries({}, optional={"cached_tokens": TOKENS}) | st.none(),
+        "completion_tokens_details": st.fixed_dictionaries({}, optional={"reasoning_tokens": TOKENS}) | st.none(),
+        "cost_details": st.fixed_dictionaries({}, optional={"upstream_inference_cost": COSTS}) | st.none(),
+    },
+)
+
+
+@given(USAGES)
+def test_a_usage_is_read_the_same_at_once_and_field_by_field(usage: dict[str, object]) -> None:
+    raw = msgspec.json.encode(usage | {"object": "usage"})
+    # Said first, and then what the usage says: odd enough for the careful way, and without a meaning.
+    odd = b'{"is_byok":null,' + raw[1:]
+    assert read_usage(raw) == read_usage(odd)
