@@ -184,12 +184,12 @@ class Faregate:
 
     def __call__(self, scope: dict[str, Any], receive: Asgi, send: Asgi) -> Awaitable[None]:
         """Serve a request with its plane."""
-        return self._plane(scope["path"])(scope, receive, send)
+        path = scope["path"]
+        plane = self._gateway if path.startswith(PREFIXES) else self._plane(path)
+        return plane(scope, receive, send)
 
     def _plane(self, path: str) -> Callable[..., Awaitable[None]]:
         """What no other plane has is the data plane's 404."""
-        if path.startswith(PREFIXES):
-            return self._gateway
         segment = path[1:].partition("/")[0]
         if segment == "admin":
             return self._admin

@@ -83,6 +83,8 @@ class Directory:
         self._by_id = {user.id: user for user in users}
         self._by_subject = {(user.connection, user.subject): user for user in self._by_id.values()}
         self._announced = {user.id: user.last_seen_at for user in self._by_id.values()}
+        # What each said last. It comes as the same object for as long as a token is believed.
+        self._heard: dict[str, Person] = {}
         self._policies = {policy.id: policy for policy in policies}
         self._group_policies = {rule.group: rule for rule in group_policies}
         self._changed = changed
@@ -102,7 +104,7 @@ class Directory:
         before = user.last_seen_at
         if now > before:
             user.last_seen_at = now
-        if _follow(user, person):
+        if self._heard.get(user.id) is not person and self._hear(user, person):
             # Newer than the state that it replaces, whatever the clock says: the other nodes go by that.
             user.last_seen_at = max(user.last_seen_at, before + MICROSECOND)
             self._announce(user)
@@ -181,7 +183,8 @@ class Directory:
             user.policy_id = stored.policy_id
             user.created_at = stored.created_at
             if stored.last_seen_at >= user.last_seen_at:
-                _follow(user, stored)
+                if _follow(user, stored):
+                    self._heard.pop(user.id, None)
                 user.last_seen_at = self._announced[user.id] = stored.last_seen_at
             if _said(user) != _said(stored) and self._announced[user.id] <= stored.last_seen_at:
                 self._announce(user)
@@ -208,6 +211,11 @@ class Directory:
         self._by_subject[person.connection, person.subject] = user
         self._announce(user)
         return user
+
+    def _hear(self, user: User, person: Person) -> bool:
+        """Take over what `person` says differently, and remember that it was; whether anything did."""
+        self._heard[user.id] = person
+        return _follow(user, person)
 
     def _announce(self, user: User) -> None:
         self._announced[user.id] = user.last_seen_at

@@ -24,6 +24,8 @@ from faregate.http_wire import EXTENSION, Wire
 
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 1024 * 1024
+_TELLING = frozenset({b"transfer-encoding", b"expect"})
+"""The headers that say how a body comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
     server_state: State
+    cycle: Wire
 
     def __init__(
         self,
@@ -142,6 +145,8 @@ class HttpProtocol(HttpToolsProtocol):
         version = parser.get_http_version()
         expect_100_continue = False
         for name, value in self.headers:
+            if name not in _TELLING:
+                continue
             # Another coding is not undone here, and HTTP/1.0 has none (RFC 9112, 6.1).
             if name == b"transfer-encoding" and (value.strip().lower() != b"chunked" or version == "1.0"):
                 raise httptools.HttpParserError("The body is in a form that is not read here.")
@@ -175,24 +180,25 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_bytes = 0
         cycle = self.cycle
         if not cycle.response_complete:
-            cycle.body += body
+            cycle.take(body)
             if len(cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
-            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        if not self.cycle.response_complete:
-            self.cycle.more_body = False
-            self.cycle.message_event.set()
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.tell()
         self._within = "nothing"
         self._idle_bytes = 0
 
     def on_response_complete(self) -> None:
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._within == "nothing":
@@ -284,7 +290,7 @@ class HttpProtocol(HttpToolsProtocol):
             # As when the connection is lost: the application is told, and says no more.
             self.gone = True
             self.cycle.disconnected = True
-            self.cycle.message_event.set()
+            self.cycle.tell()
         error = {"message": message, "type": "invalid_request_error", "code": code, "param": None}
         body = msgspec.json.encode({"error": error})
         headers = [

@@ -20,6 +20,8 @@ _SHORT = 1024
 _SIZE_LINES = tuple(b"%x\r\n" % size for size in range(_SHORT))
 """What a chunk begins with, for the sizes that an event of a stream has."""
 
+_LINE = b": ".join
+
 
 class Server(Protocol):
     """The connection, as its wires see it."""
@@ -41,6 +43,19 @@ class Wire(RequestResponseCycle):
     What is written when the client has gone is lost, as it is on any connection.
     """
 
+    # What is so at the beginning of every request, and to its end for most.
+    access_log = False
+    disconnected = False
+    body: bytes | bytearray = b""  # type: ignore[assignment]
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    _news: asyncio.Event | None = None
+    _chunked = False
+    _flushing = False
+
     def __init__(
         self,
         server: Server,
@@ -50,23 +65,42 @@ class Wire(RequestResponseCycle):
         expect_100_continue: bool,
         keep_alive: bool,
     ) -> None:
-        super().__init__(
-            scope=scope,
-            transport=server.transport,
-            flow=server.flow,
-            logger=server.logger,
-            access_logger=server.logger,
-            access_log=False,
-            default_headers=default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=expect_100_continue,
-            keep_alive=keep_alive,
-            on_response=server.on_response_complete,
-        )
+        # Not by way of uvicorn's own: it asks for an `Event`, and for much that is the same for each request.
+        self.scope = scope
+        self.transport = server.transport
+        self.flow = server.flow
+        self.logger = server.logger
+        self.default_headers = default_headers
+        self.waiting_for_100_continue = expect_100_continue
+        self.keep_alive = keep_alive
+        self.on_response = server.on_response_complete
         self._server = server
         self._pending: list[bytes] = []
-        self._chunked = False
-        self._flushing = False
+
+    @property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override]
+        """Set while there is news for who receives. Of most requests nobody does: they are here as a whole."""
+        if self._news is None:
+            self._news = asyncio.Event()
+            if self.body or not self.more_body or self.disconnected or self.response_complete:
+                self._news.set()
+        return self._news
+
+    def tell(self) -> None:
+        """There is news for who receives."""
+        if self._news is not None:
+            self._news.set()
+
+    def take(self, piece: bytes) -> None:
+        """A piece of the request's body has come."""
+        if not self.body:
+            # Most bodies are one piece: there is nothing to copy.
+            self.body = piece
+        elif isinstance(self.body, bytearray):
+            self.body += piece
+        else:
+            self.body = bytearray(self.body) + piece
+        self.tell()
 
     @property
     def ready(self) -> bool:
@@ -87,7 +121,8 @@ class Wire(RequestResponseCycle):
         else:
             self._server.on_gone = callback
             # The last of a large body may have paused it, and nobody receives any more: the leaving is to be read, too.
-            self.flow.resume_reading()
+            if self.flow.read_paused:
+                self.flow.resume_reading()
 
     def whole_body(self) -> bytes | None:
         """The request's body, where all of it is here; None where it has to be received.
@@ -96,8 +131,9 @@ class Wire(RequestResponseCycle):
         """
         if self.more_body or self.disconnected or self.waiting_for_100_continue or not self.body:
             return None
-        body, self.body = bytes(self.body), bytearray()
-        self.flow.resume_reading()
+        body, self.body = bytes(self.body), b""
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         return body
 
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, chunked: bool = True) -> None:
@@ -108,8 +144,7 @@ class Wire(RequestResponseCycle):
         answer has not begun.
         """
         chunked = chunked and self.scope["http_version"] != "1.0"
-        lines = [b": ".join(header) for header in self.default_headers]
-        lines += [b": ".join(header) for header in headers]
+        lines = [*map(_LINE, self.default_headers), *map(_LINE, headers)]
         if not self.keep_alive:
             lines.append(b"connection: close")
         if chunked:
@@ -156,7 +191,7 @@ class Wire(RequestResponseCycle):
         self.flush()
         self._server.on_gone = None
         self.response_complete = True
-        self.message_event.set()
+        self.tell()
         if self._server.gone:
             return
         if not self.keep_alive:

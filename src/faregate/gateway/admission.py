@@ -5,7 +5,7 @@ Nothing here waits for the database: people, rules and prices are in memory, and
 
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -20,8 +20,9 @@ from faregate.gateway.plans import Plan, Plans
 from faregate.gateway.request import ChatRequest
 from faregate.gateway.unbounded import evasion
 from faregate.ledger.fitting import refusal
+from faregate.ledger.forms import Claims
 from faregate.ledger.journal import JournalError
-from faregate.ledger.port import Balance, Claim, Held, Ledger, LedgerAway, Refused
+from faregate.ledger.port import Balance, Held, Ledger, LedgerAway, Refused
 from faregate.policy.explain import model_not_allowed_sentence, model_unknown_sentence
 from faregate.policy.model import Enforcement
 from faregate.policy.rulebook import Resolution
@@ -123,15 +124,19 @@ class Admitter:
         wanted = _cap_wanted(request, plan, prompt, bound)
         facts = _facts(request_id, now, user, caller, request, plan, bound, wanted)
         try:
-            admission = await self._hold(facts, resolution, plan, prompt, bound)
+            answer = await self._reserve(facts, self._claims(facts, resolution, plan, prompt, bound))
         except ApiError as error:
             self._refuse(error, altered(facts, cap=0, prompt_bound=0, fixed_nano=0, nano_per_output_token=0))
             raise
-        if admission.unchecked:
+        ceiling = bound.ceiling if plan.bounds_dollars else None
+        if answer is None:
             self.outcomes.unchecked += 1
+            facts = altered(facts, rules=(*facts.rules, UNHELD))
         else:
             self.outcomes.admitted += 1
-        return admission
+            if answer.cap != facts.cap or answer.exceeded:
+                facts = _granted(facts, answer)
+        return Admission(facts, self._pseudonym(facts.user_id), ceiling, answer is None)
 
     def _refuse(self, error: ApiError, facts: Facts) -> None:
         if error.status == 503:
@@ -173,29 +178,18 @@ class Admitter:
                 headers={"retry-after": "30"},
             )
 
-    async def _hold(
-        self, facts: Facts, resolution: Resolution, plan: Plan, prompt: PromptBound, bound: Bound
-    ) -> Admission:
+    def _claims(self, facts: Facts, resolution: Resolution, plan: Plan, prompt: PromptBound, bound: Bound) -> Claims:
         asked = bound
         if plan.policy.enforcement is Enforcement.SOFT and plan.models:
             asked = dearest([estimate_of(model, prompt) for model in plan.models])
         counters = self._accountant.counters(facts.user_id, facts.groups, plan.names, facts.admitted_at)
-        claims = self._terms.claims(facts.user_id, plan.names, counters, resolution, asked)
-        answer = await self._reserve(facts, claims)
-        if isinstance(answer, Refused):
-            raise over_limit(answer, facts.admitted_at, self._calendar.zone, self._contact)
-        return Admission(
-            facts=_granted(facts, answer),
-            pseudonym=self._pseudonym(facts.user_id),
-            ceiling=bound.ceiling if plan.bounds_dollars else None,
-            unchecked=answer is None,
-        )
+        return self._terms.claims(facts.user_id, plan.names, counters, resolution, asked)
 
-    async def _reserve(self, facts: Facts, claims: Sequence[Claim]) -> Held | Refused | None:
-        """What the ledger says; None where it is away and that lets requests through."""
-        least = min(LEAST_CAP, facts.cap)
+    async def _reserve(self, facts: Facts, claims: Claims) -> Held | None:
+        """What the ledger grants; None where it is away and that lets requests through. Raises `ApiError`."""
+        least = LEAST_CAP if facts.cap > LEAST_CAP else facts.cap
         try:
-            return await self._ledger.reserve(
+            answer: Held | Refused | None = await self._ledger.reserve(
                 facts,
                 node=self._node,
                 lease=LEASE_SECONDS,
@@ -209,8 +203,11 @@ class Admitter:
         except LedgerAway as error:
             if self._on_outage is OnOutage.CLOSED:
                 raise ledger_away(self._contact, str(error)) from error
-        # A limit of nothing says no to everybody, whatever has been used: nobody has to be asked.
-        return refusal([(claim, Balance()) for claim in claims if claim.limit == 0], least)
+            # A limit of nothing says no to everybody, whatever has been used: nobody has to be asked.
+            answer = refusal([(claim, Balance()) for claim in claims if claim.limit == 0], least)
+        if isinstance(answer, Refused):
+            raise over_limit(answer, facts.admitted_at, self._calendar.zone, self._contact)
+        return answer
 
     def _pseudonym(self, user_id: str) -> str:
         if (known := self._pseudonyms.get(user_id)) is None:
@@ -222,7 +219,7 @@ class Admitter:
 
 
 def _prompt(request: ChatRequest) -> PromptBound:
-    messages = request.raw("messages") or b"[]"
+    messages = bytes(request.fields["messages"])
     try:
         if _PROMPT_TOO.isdisjoint(request.fields):
             return prompt_bound(messages)
@@ -233,9 +230,12 @@ def _prompt(request: ChatRequest) -> PromptBound:
 
 
 def _bound(plan: Plan, prompt: PromptBound) -> Bound:
-    if not plan.models:
+    models = plan.models
+    if len(models) == 1:
+        return bound_of(models[0], prompt)
+    if not models:
         return Bound(prompt_tokens=prompt.prompt_tokens, fixed_nano=0, nano_per_output_token=0, output_limit=None)
-    return dearest([bound_of(model, prompt) for model in plan.models])
+    return dearest([bound_of(model, prompt) for model in models])
 
 
 def _cap_wanted(request: ChatRequest, plan: Plan, prompt: PromptBound, bound: Bound) -> int:
@@ -287,11 +287,7 @@ def _facts(
     )
 
 
-def _granted(facts: Facts, answer: Held | None) -> Facts:
+def _granted(facts: Facts, answer: Held) -> Facts:
     """The `facts` of a request for the cap that it wanted, with what the ledger made of it."""
-    if answer is None:
-        return altered(facts, rules=(*facts.rules, UNHELD))
-    if answer.cap == facts.cap and not answer.exceeded:
-        return facts
     noted = (f"shadow: would refuse by {rule_in_words(counter)}" for counter in answer.exceeded)
     return altered(facts, cap=answer.cap, rules=(*facts.rules, *noted))

@@ -24,6 +24,13 @@ class Client:
     Sending more to a client that has gone, or has its whole answer, does nothing.
     """
 
+    unchecked = False
+    gone = False
+    status = 0
+    _ended = False
+    _watch: asyncio.Task[None] | None = None
+    _on_gone: Callable[[], None] | None = None
+
     def __init__(
         self,
         request_id: str,
@@ -44,12 +51,6 @@ class Client:
         self.request_id = request_id
         self._id_header = (b"x-request-id", request_id.encode())
         self._ledger_away = ledger_away
-        self._watch: asyncio.Task[None] | None = None
-        self._on_gone: Callable[[], None] | None = None
-        self.unchecked = False
-        self.gone = False
-        self.status = 0
-        self._ended = False
 
     def watch(self) -> None:
         """Begin to listen for the client leaving. The request's body must have been received."""

@@ -8,9 +8,10 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import unquote
+
+import msgspec
 
 from faregate.directory import Person
 from faregate.gateway.errors import bad_key, no_person
@@ -33,6 +34,7 @@ SHORTEST_SECRET = 32
 """Bytes of an HS256 secret (RFC 7518, section 3.2)."""
 
 _PLAIN = (USER_ID, USER_EMAIL, USER_NAME, USER_ROLE)
+_NONE: frozenset[bytes] = frozenset()
 
 ISSUER = "open-webui"
 LONGEST = 256
@@ -42,8 +44,7 @@ MOST_KNOWN_KEYS = 256
 """Spellings of connection keys that are remembered: there are as many as there are connections."""
 
 
-@dataclass(slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """The person behind a request, and what else Open WebUI said of it."""
 
     person: Person
@@ -58,44 +59,38 @@ class _Told(NamedTuple):
 
 
 class Headers:
-    """The headers of a request, by their names in lower case."""
+    """The headers of a request, by their names in lower case.
 
-    __slots__ = ("_repeated", "_values")
+    `values` has of each that was sent the last value that is not empty, as bytes: what is the same here is the same by
+    `get`. `doubled` are those that stand more than once.
+    """
+
+    __slots__ = ("doubled", "values")
 
     def __init__(self, headers: Collection[tuple[bytes, bytes]]) -> None:
-        self._values = dict(headers)
-        self._repeated: set[bytes] = set()
-        if len(self._values) < len(headers):
+        self.values = dict(headers)
+        self.doubled = _NONE
+        if len(self.values) < len(headers):
             self._sort_out(headers)
 
     def get(self, name: bytes) -> str | None:
-        """The value of a header, the last that is not empty; None if it is absent or empty."""
-        value = self._values.get(name)
+        """The value of a header; None if it is absent or empty."""
+        value = self.values.get(name)
         return None if value is None else _text(value) or None
-
-    def raw(self, name: bytes) -> bytes | None:
-        """The bytes behind `get` and `sent`: what is the same here is the same there."""
-        return self._values.get(name)
-
-    def sent(self, name: bytes) -> bool:
-        """Whether the header was there at all, be it empty."""
-        return name in self._values
 
     def says(self, names: Iterable[bytes]) -> bool:
         """Whether any of `names` has a value."""
-        return not self._values.keys().isdisjoint(names) and any(map(self.get, names))
-
-    def repeated(self, names: Iterable[bytes]) -> bool:
-        """Whether any of `names` stands more than once."""
-        return bool(self._repeated) and not self._repeated.isdisjoint(names)
+        return not self.values.keys().isdisjoint(names) and any(map(self.get, names))
 
     def _sort_out(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self._values = {}
+        self.values = {}
+        doubled = set()
         for name, value in headers:
-            if name in self._values:
-                self._repeated.add(name)
-            if name not in self._values or _text(value):
-                self._values[name] = value
+            if name in self.values:
+                doubled.add(name)
+            if name not in self.values or _text(value):
+                self.values[name] = value
+        self.doubled = frozenset(doubled)
 
 
 class Gatekeeper:
@@ -125,8 +120,8 @@ class Gatekeeper:
 
     def connection(self, headers: Headers) -> str:
         """The name of the connection whose key came along. Raises `ApiError` (401)."""
-        shown = headers.raw(self._key_header)
-        repeated = headers.repeated((self._key_header,))
+        shown = headers.values.get(self._key_header)
+        repeated = self._key_header in headers.doubled
         if not repeated and (known := self._known_keys.get(shown)) is not None:
             return known
         if self._mode is IdentityMode.SESSION:
@@ -151,13 +146,13 @@ class Gatekeeper:
 
     def caller(self, connection: str, headers: Headers) -> Caller:
         """The person behind a spending call. Raises `ApiError` (403) when nobody is proven."""
-        if headers.repeated((GROUPS,)):
+        if GROUPS in headers.doubled:
             # Groups choose the policy: of two lists of them neither is proven.
             raise no_person("This request names the groups of its person twice, so it cannot be told which are theirs.")
-        return Caller(self._person(connection, headers), _short(headers.get(CHAT_ID)), _short(headers.get(TASK)))
+        return Caller(self._person(connection, headers), _short(headers, CHAT_ID), _short(headers, TASK))
 
     def _from_headers(self, connection: str, headers: Headers) -> Person:
-        if headers.repeated(_PLAIN):
+        if not headers.doubled.isdisjoint(_PLAIN):
             raise no_person("This request names its person twice, so it cannot be told who is asking.")
         subject = headers.get(USER_ID)
         if subject is None:
@@ -175,7 +170,7 @@ class Gatekeeper:
         )
 
     def _from_jwt(self, connection: str, headers: Headers) -> Person:
-        if headers.repeated((USER_JWT,)):
+        if USER_JWT in headers.doubled:
             raise no_person("This request carries two signed identities, so it cannot be told who is asking.")
         if headers.says(_PLAIN):
             # Open WebUI falls back to plain headers, silently, when signing fails: they prove nothing here.
@@ -184,7 +179,7 @@ class Gatekeeper:
                 "In Open WebUI, set FORWARD_USER_INFO_HEADER_JWT_SECRET to the secret that this gateway knows."
             )
         # What a token says is told the same way each time that it is shown, as long as it is believed.
-        shown = connection, headers.raw(USER_JWT), headers.raw(GROUPS)
+        shown = connection, headers.values.get(USER_JWT), headers.values.get(GROUPS)
         told = self._told.get(shown)
         if told is not None and self._signed.claims(told.token) is told.claims:
             return told.person
@@ -210,7 +205,7 @@ class Gatekeeper:
 
     def _from_session(self, connection: str, headers: Headers) -> Person:
         token = _bearer(headers)
-        if token is None or headers.repeated((AUTHORIZATION, *_PLAIN)):
+        if token is None or not headers.doubled.isdisjoint((AUTHORIZATION, *_PLAIN)):
             raise no_person(
                 "This request does not prove who is asking. In Open WebUI, set the connection's auth type to session."
             )
@@ -269,8 +264,9 @@ def _claim(claims: dict[str, Any], name: str) -> str | None:
     return value.strip() or None
 
 
-def _short(value: str | None) -> str | None:
-    return None if value is None else value[:LONGEST]
+def _short(headers: Headers, name: bytes) -> str | None:
+    value = headers.values.get(name)
+    return None if value is None else _text(value)[:LONGEST] or None
 
 
 def _bearer(headers: Headers) -> str | None:
@@ -280,7 +276,7 @@ def _bearer(headers: Headers) -> str | None:
 
 def _groups(headers: Headers) -> tuple[str, ...] | None:
     """The groups that came along; None when the header is not sent at all, which says nothing about them."""
-    if not headers.sent(GROUPS):
+    if GROUPS not in headers.values:
         return None
     names = (unquote(part).strip() for part in (headers.get(GROUPS) or "").split(","))
     return tuple(name[:LONGEST] for name in names if name)[:MOST_GROUPS]

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -30,13 +30,28 @@ LONGEST_NAME = 256
 MOST_CANDIDATES = 16
 """Models that one request may name."""
 
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[_T]):
+    """What a field should be, and that in words."""
+
+    decoder: msgspec.json.Decoder[_T]
+    words: str
+
+
+_STRING = _Kind(msgspec.json.Decoder(str), "a string")
+_NUMBER = _Kind(msgspec.json.Decoder(int), "a whole number")
+_SWITCH = _Kind(msgspec.json.Decoder(bool), "true or false")
+_STRINGS = _Kind(msgspec.json.Decoder(list[str]), "a list of strings")
+_OBJECT = _Kind(_decoder, "an object")
+_OBJECTS = _Kind(msgspec.json.Decoder(list[dict[str, msgspec.Raw]]), "a list of objects")
+
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")
 _OPTIONAL = frozenset({*CAP_FIELDS, "n", "models", "fallbacks", "stream_options", "provider"})
 """The fields that are looked at when they are there, and most requests have none of them."""
 
 
-@dataclass(slots=True)
-class ChatRequest:
+class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     """A chat completion request. `cap` is the client's own limit of output tokens, None if it set none."""
 
     fields: dict[str, msgspec.Raw]
@@ -68,7 +83,7 @@ def parse_chat(body: bytes) -> ChatRequest:
         raise bad_request("The request body should be a JSON object.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise bad_request("The request body should be JSON, and it cannot be read as such.") from None
-    model = _typed(fields, "model", str)
+    model = _typed(fields, "model", _STRING)
     if not model or not model.strip():
         raise bad_request("The request should name a model, for example openai/gpt-4o-mini.", "model")
     if len(model) > LONGEST_NAME:
@@ -79,19 +94,19 @@ def parse_chat(body: bytes) -> ChatRequest:
     if not _LIST.match(fields.get("messages", b"")):
         raise bad_request("The request should have messages: a list with at least one message.", "messages")
     if _OPTIONAL.isdisjoint(fields):
-        return ChatRequest(fields, model, (model,), bool(_typed(fields, "stream", bool)), None, {}, {}, {})
-    if (choices := _typed(fields, "n", int)) is not None and choices != 1:
+        return ChatRequest(fields, model, (model,), _typed(fields, "stream", _SWITCH) is True, None, {}, {}, {})
+    if (choices := _typed(fields, "n", _NUMBER)) is not None and choices != 1:
         raise bad_request("n should be 1: the gateway asks for one answer per request.", "n")
-    provider = _typed(fields, "provider", dict[str, msgspec.Raw]) or {}
+    provider = _typed(fields, "provider", _OBJECT) or {}
     return ChatRequest(
         fields=fields,
         model=model,
         candidates=tuple(dict.fromkeys((model, *_fallbacks(fields)))),
-        stream=bool(_typed(fields, "stream", bool)),
+        stream=_typed(fields, "stream", _SWITCH) is True,
         cap=_cap(fields),
-        stream_options=_typed(fields, "stream_options", dict[str, msgspec.Raw]) or {},
+        stream_options=_typed(fields, "stream_options", _OBJECT) or {},
         provider=provider,
-        max_price=_typed(provider, "max_price", dict[str, msgspec.Raw]) or {},
+        max_price=_typed(provider, "max_price", _OBJECT) or {},
     )
 
 
@@ -163,10 +178,10 @@ def _fallbacks(fields: dict[str, msgspec.Raw]) -> tuple[str, ...]:
         # Before they are decoded: a list of millions is refused for the price of counting its commas.
         if raw is not None and bytes(raw).count(b",") > MOST_CANDIDATES * 8:
             raise _too_many(field)
-    names = _typed(fields, "models", list[str]) or []
-    entries = _typed(fields, "fallbacks", list[dict[str, msgspec.Raw]]) or []
+    names = _typed(fields, "models", _STRINGS) or []
+    entries = _typed(fields, "fallbacks", _OBJECTS) or []
     for entry in entries:
-        name = _typed(entry, "model", str)
+        name = _typed(entry, "model", _STRING)
         if not name:
             raise bad_request("Each entry of fallbacks should name a model.", "fallbacks")
         names.append(name)
@@ -184,27 +199,17 @@ def _too_many(field: str) -> ApiError:
 
 
 def _cap(fields: dict[str, msgspec.Raw]) -> int | None:
-    caps = [value for name in CAP_FIELDS if (value := _typed(fields, name, int)) is not None]
+    caps = [value for name in CAP_FIELDS if (value := _typed(fields, name, _NUMBER)) is not None]
     if any(value < 1 for value in caps):
         raise bad_request("max_tokens should be at least 1.", "max_tokens")
     return min(caps, default=None)
 
 
-_WORDS: dict[object, str] = {
-    str: "a string",
-    int: "a whole number",
-    bool: "true or false",
-    list[str]: "a list of strings",
-    dict[str, msgspec.Raw]: "an object",
-    list[dict[str, msgspec.Raw]]: "a list of objects",
-}
-
-
-def _typed(fields: dict[str, msgspec.Raw], name: str, kind: type[_T]) -> _T | None:
+def _typed(fields: dict[str, msgspec.Raw], name: str, kind: _Kind[_T]) -> _T | None:
     raw = fields.get(name)
     if raw is None or bytes(raw) == _null:
         return None
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return kind.decoder.decode(raw)
     except msgspec.DecodeError:
-        raise bad_request(f"{name} should be {_WORDS[kind]}.", name) from None
+        raise bad_request(f"{name} should be {kind.words}.", name) from None

@@ -5,10 +5,11 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from faregate.gateway.admission import Admission, Admitter
+import msgspec
+
+from faregate.gateway.admission import Admitter
 from faregate.gateway.client import Client, Receive, Send
 from faregate.gateway.errors import ApiError, bad_request, internal_error, no_route, overloaded, shutting_down
 from faregate.gateway.identity import Gatekeeper, Headers
@@ -16,6 +17,7 @@ from faregate.gateway.models import ModelList
 from faregate.gateway.relay import Relay
 from faregate.gateway.request import outgoing, parse_chat
 from faregate.http_wire import EXTENSION, Wire
+from faregate.records import Facts
 
 _log = logging.getLogger("faregate.requests")
 _crash = logging.getLogger(__name__)
@@ -31,9 +33,8 @@ _GZIP = re.compile(rb"(?:^|,)\s*(?:gzip|\*)\s*(?:;\s*q=(?!0(?:\.0*)?\s*(?:,|$))[
 RawHeaders = list[tuple[bytes, bytes]]
 
 
-@dataclass(slots=True)
-class Call:
-    """One request on its way to its handler."""
+class Call(msgspec.Struct, gc=False):
+    """One request on its way to its handler. `facts` are there from its admission on."""
 
     connection: str
     headers: Headers
@@ -41,7 +42,7 @@ class Call:
     client: Client
     receive: Receive
     wire: Wire | None
-    admission: list[Admission]
+    facts: Facts | None = None
 
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -94,13 +95,14 @@ class Gateway:
         # Taken out, as it knows the scope, too: nothing of a request should wait for the garbage collector.
         wire = scope.get("extensions", {}).pop(EXTENSION, None)
         client = Client(request_id, receive, send, self._relay.patience, self._ledger_away, wire)
-        admission: list[Admission] = []
+        call: Call | None = None
         refused: ApiError | None = None
         try:
             handler = self._route(scope)
             headers = Headers(scope["headers"])
             connection = self._gatekeeper.connection(headers)
-            await handler(Call(connection, headers, scope["headers"], client, receive, wire, admission))
+            call = Call(connection, headers, scope["headers"], client, receive, wire)
+            await handler(call)
         except ApiError as error:
             refused = error
             await client.fail(error)
@@ -120,7 +122,7 @@ class Gateway:
         finally:
             client.close()
         if self._log_requests:
-            self._log(scope, request_id, client, admission, refused)
+            self._log(scope, client, None if call is None else call.facts, refused)
 
     def _route(self, scope: dict[str, Any]) -> Handler:
         method, path = scope["method"], scope["path"]
@@ -145,33 +147,26 @@ class Gateway:
             self._admitter.outcomes.overloaded += 1
             raise overloaded()
         self._in_flight += 1
+        client = call.client
         try:
             caller = self._gatekeeper.caller(call.connection, call.headers)
             body = None if call.wire is None else call.wire.whole_body()
             if body is None:
                 body = await read_body(call.raw_headers, call.receive)
             request = parse_chat(body)
-            call.client.watch()
-            admission = await self._admitter.admit(call.client.request_id, caller, request)
-            call.admission.append(admission)
-            call.client.unchecked = admission.unchecked
-            sent = outgoing(request, cap=admission.facts.cap, user=admission.pseudonym, ceiling=admission.ceiling)
-            await self._relay.chat(admission.facts, sent, call.client)
+            client.watch()
+            admission = await self._admitter.admit(client.request_id, caller, request)
+            call.facts = facts = admission.facts
+            client.unchecked = admission.unchecked
+            sent = outgoing(request, cap=facts.cap, user=admission.pseudonym, ceiling=admission.ceiling)
+            await self._relay.chat(facts, sent, client)
         finally:
             self._in_flight -= 1
 
-    def _log(
-        self,
-        scope: dict[str, Any],
-        request_id: str,
-        client: Client,
-        admission: list[Admission],
-        refused: ApiError | None,
-    ) -> None:
-        facts = admission[0].facts if admission else None
+    def _log(self, scope: dict[str, Any], client: Client, facts: Facts | None, refused: ApiError | None) -> None:
         _log.info(
             "%s %s %r status=%d user=%s model=%r%s",
-            request_id,
+            client.request_id,
             scope["method"],
             scope["path"][:200],
             client.status,

@@ -1,7 +1,6 @@
 """The most that a request can cost (contract openrouter, section 7): what its hold is made of."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 
@@ -20,8 +19,7 @@ class NoPrice(ValueError):
     """The price of the model depends on what a router picks: nothing bounds it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ceiling:
+class Ceiling(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """The prices that bounds were made of, in dollars per million tokens: what `provider.max_price` is to say.
 
     Without it OpenRouter may serve from an endpoint that is dearer than the listed one; with it, it answers 404.
@@ -55,7 +53,8 @@ def bound_of(model: Model, prompt: PromptBound) -> Bound:
     tokens, context = prompt.prompt_tokens, model.context_length
     if context is not None and context < tokens:
         tokens = context
-    tariff = _tariff(model, model.tiers_for(tokens), prompt.images > 0, prompt.audio, prompt.long_cache)
+    tiers = model.tiers_for(tokens) if model.tiers else 0
+    tariff = _tariff(model, tiers, prompt.images > 0, prompt.audio, prompt.long_cache)
     fixed = tariff.request + tokens * tariff.token + prompt.images * tariff.image + prompt.file_pages * PAGE_FEMTO
     return Bound(tokens, _nano(fixed), tariff.nano_per_output_token, tariff.output_limit, tariff.ceiling)
 

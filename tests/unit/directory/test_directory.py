@@ -205,6 +205,21 @@ def test_a_person_who_is_followed_stays_the_same_object(directory):
     assert (user.name, user.is_active, user.last_seen_at) == ("Zoe", False, NOON + 1)
 
 
+def test_what_a_person_says_again_counts_again_once_another_node_heard_something_else(directory):
+    user = directory.recognise(ZOE, NOON)
+    directory.recognise(ZOE, NOON + 1)
+    directory.follow([stored(user, name="Zoe", groups=("physics",), last_seen_at=NOON + 2)])
+    assert user.name == "Zoe"
+    directory.recognise(ZOE, NOON + 3)
+    assert (user.name, user.groups) == (ZOE.name, ZOE.groups)
+
+
+def test_of_two_who_speak_for_one_person_in_turns_the_last_counts(directory):
+    other = dataclasses.replace(ZOE, groups=("physics",))
+    for said in (ZOE, ZOE, other, other, ZOE):
+        assert directory.recognise(said, NOON).groups == said.groups
+
+
 def test_what_administrators_decided_counts_however_old_the_rest_of_the_row_is(directory):
     user = directory.recognise(ZOE, NOON)
     row = stored(user, is_active=False, policy_id="calm")

@@ -303,6 +303,35 @@ async def test_behind_a_large_body_that_was_handed_over_the_connection_is_read_o
         assert not one.transport.paused
 
 
+async def received(wire: Wire) -> dict[str, Any]:
+    """The next message, which is there."""
+    async with asyncio.timeout(0):
+        return dict(await wire.receive())
+
+
+async def test_what_came_before_anybody_received_is_received() -> None:
+    async with lent(post(2)[:-1]) as one:
+        assert await received(one.wire) == {"type": "http.request", "body": b"a", "more_body": True}
+        with pytest.raises(TimeoutError):
+            await received(one.wire)
+        one.protocol.data_received(b"a")
+        assert await received(one.wire) == {"type": "http.request", "body": b"a", "more_body": False}
+
+
+async def test_the_pieces_of_a_body_that_nobody_received_yet_are_one() -> None:
+    async with lent(post(0, b"Content-Length: 4\r\n").replace(b"Content-Length: 0\r\n", b"")) as one:
+        for piece in (b"a", b"b", b"c", b"d"):
+            one.protocol.data_received(piece)
+        assert one.wire.whole_body() == b"abcd"
+
+
+async def test_that_a_client_goes_is_received_also_if_nobody_did_before() -> None:
+    async with lent(GET.replace(b"GET", b"POST")) as one:
+        one.transport.lose()
+        await quiet()
+        assert await received(one.wire) == {"type": "http.disconnect"}
+
+
 # --- the client of the gateway ---
 
 
