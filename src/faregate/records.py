@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -60,9 +61,7 @@ class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     def families(self) -> tuple[tuple[str, ...], ...]:
         """For each model that may answer, all names that it is known by: a limit on one of them is about it."""
-        candidates = self.candidates or (self.model,)
-        aliases = self.aliases or ((),) * len(candidates)
-        return tuple((name, *others) for name, others in zip(candidates, aliases, strict=True))
+        return _families(self.candidates or (self.model,), self.aliases)
 
     def names(self) -> tuple[str, ...]:
         """All names of all models that may answer."""
@@ -112,14 +111,25 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
         OpenRouter may answer under a name that nobody listed; then every candidate is charged, never none.
         """
-        facts, served = self.facts, self.served_model
-        candidates = facts.candidates or (facts.model,)
-        if served is not None:
-            for name, others in zip(candidates, facts.aliases or ((),) * len(candidates), strict=True):
-                if served == name or served in others:
-                    return (name, *others)
-        return facts.names()
+        facts = self.facts
+        return _counted(facts.candidates or (facts.model,), facts.aliases, self.served_model)
 
 
 altered = msgspec.structs.replace
 """`altered(row, **changes)` is `row` with these fields instead of its own."""
+
+
+# Remembered for the few models that are asked at a time.
+@lru_cache(maxsize=1024)
+def _counted(candidates: tuple[str, ...], aliases: tuple[tuple[str, ...], ...], served: str | None) -> tuple[str, ...]:
+    families = _families(candidates, aliases)
+    if served is not None:
+        for family in families:
+            if served in family:
+                return family
+    return tuple(name for family in families for name in family)
+
+
+def _families(candidates: tuple[str, ...], aliases: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    aliases = aliases or ((),) * len(candidates)
+    return tuple((name, *others) for name, others in zip(candidates, aliases, strict=True))

@@ -11,9 +11,10 @@ from databases import DEADLINE, postgres_database
 from rows import NOON, person, record
 
 from faregate.accounting.outbox import Outbox
-from faregate.store import postgresql
+from faregate.store import inserts, postgresql
 from faregate.store.errors import StoreError, StoreUnavailable
 from faregate.store.store import Store, UsageQuery
+from faregate.store.writer import ROWS_AT_ONCE
 
 OTHERS = "FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
 
@@ -144,6 +145,32 @@ async def test_records_are_written_on_when_the_server_has_ended_the_connection(s
                 await store.write([], [record("after", at=NOON + 1)])
                 break
     assert await written(store) == ["before", "after"]
+
+
+async def test_a_long_batch_is_made_in_steps_between_which_others_are_served(store, monkeypatch):
+    number = 2 * ROWS_AT_ONCE + 1
+    turns, turns_of_parts, part = 0, [], inserts.part
+
+    async def serve():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def noted(rows):
+        turns_of_parts.append(turns)
+        return part(rows)
+
+    monkeypatch.setattr(inserts, "part", noted)
+    serving = asyncio.create_task(serve())
+    # What no database can keep is in the step in the middle.
+    texts = ["a\0b" if n == ROWS_AT_ONCE else "ab" for n in range(number)]
+    await store.write([], [record(f"r-{n:04}", at=NOON + n, reason=text) for n, text in enumerate(texts)])
+    serving.cancel()
+    assert len(set(turns_of_parts)) == 3
+    rows = list(reversed(await store.usage(UsageQuery(limit=10_000))))
+    assert [row.request_id for row in rows] == [f"r-{n:04}" for n in range(number)]
+    assert [row.reason for row in rows] == [text.replace("\0", "\ufffd") for text in texts]
 
 
 async def test_two_nodes_that_meet_the_same_new_people_both_keep_them(database):

@@ -30,6 +30,7 @@ from faregate.ledger.redis.dialer import dialer_for
 from faregate.ledger.redis.engine import SCRIPTS, RedisLedger
 from faregate.ledger.redis.link import Link
 from faregate.ledger.redis.names import Keys, name_of, shape_of
+from faregate.ledger.redis.outbox import WRITTEN_AT_ONCE
 from faregate.ledger.seeds import RecordsAway, Seed
 from faregate.policy.model import Meter, Window
 from faregate.policy.rulebook import Shape
@@ -906,6 +907,35 @@ async def test_a_request_may_touch_hundreds_of_counters_and_a_batch_hundreds_of_
     await one.ledger.written((), [wide, *rows])
     assert stream(server) == []
     assert await one.see(many[0], many[-1], TOTAL) == [Balance(2**53 - 1), Balance(2**53 - 1), Balance(500)]
+
+
+async def test_a_long_batch_leaves_the_outbox_in_several_calls(node: Nodes, server: RedisServer):
+    one = node()
+    number = 2 * WRITTEN_AT_ONCE + 1
+    rows = [kept for _, kept in await asyncio.gather(*(one.pay(f"r{n}", (TOTAL, 1)) for n in range(number)))]
+    # More records than rows: the outbox knows nothing of the entries of the others.
+    strange = [altered(row, facts=altered(row.facts, request_id=f"s{n}")) for n, row in enumerate(rows)]
+    before = one.link.calls
+    await one.ledger.written((), [*rows, *strange])
+    assert one.link.calls - before == 5
+    assert stream(server) == []
+    with server.client() as client:
+        assert {client.ttl(KEYS.namespace(1) + f"x:r{n}".encode()) > 0 for n in range(number)} == {True}
+
+
+async def test_a_long_batch_leaves_the_outbox_whoever_leaves_meanwhile(node: Nodes, server: RedisServer):
+    one = node()
+    number = 2 * WRITTEN_AT_ONCE + 1
+    rows = [kept for _, kept in await asyncio.gather(*(one.pay(f"r{n}", (TOTAL, 1)) for n in range(number)))]
+    telling = asyncio.create_task(one.ledger.written((), rows))
+    await asyncio.sleep(0)
+    telling.cancel()
+    await asyncio.gather(telling, return_exceptions=True)
+
+    async def is_empty() -> bool:
+        return not stream(server)
+
+    await until(is_empty, "rows that the database has stay in the outbox")
 
 
 # Cluster and sentinel

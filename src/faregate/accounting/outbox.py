@@ -63,6 +63,7 @@ class Lag(NamedTuple):
 class _Entry:
     number: int
     since: float
+    key: str
     row: User | UsageRecord
 
 
@@ -226,31 +227,29 @@ class Outbox:
 
     async def _taken(self, batch: list[_Entry], late: set[str]) -> None:
         """The database has `batch` now, but for the records that it called `late`."""
+        latest = [entry for entry in batch if self._leave(entry)]
+        for key in self._dead.keys() & {entry.key for entry in batch} - late:
+            del self._dead[key]
         people: list[User] = []
         records: list[UsageRecord] = []
-        for entry in batch:
-            is_latest = self._leave(entry)
-            if isinstance(entry.row, User):
-                self._dead.pop(_id(entry), None)
-                if is_latest:
-                    people.append(entry.row)
-            elif entry.row.facts.request_id in late:
-                if is_latest:
-                    self._hand_back(entry, entry.row)
-            else:
-                self._dead.pop(_id(entry), None)
-                # A pending row says nothing of the final one, which may be with the keeper before it comes here.
-                if is_latest and entry.row.status is not Status.PENDING:
-                    records.append(entry.row)
+        for entry in latest:
+            row = entry.row
+            if isinstance(row, User):
+                people.append(row)
+            elif entry.key in late:
+                self._hand_back(entry, row)
+            # A pending row says nothing of the final one, which may be with the keeper before it comes here.
+            elif row.status is not Status.PENDING:
+                records.append(row)
         if self._keeper is not None:
             await self._keeper.written(people, records)
 
     def _leave(self, entry: _Entry) -> bool:
         """Let go of `entry`; False if a newer state of the same row has taken its place, and has to be written too."""
         rows = self._users if isinstance(entry.row, User) else self._records
-        if rows.get(_id(entry)) is not entry:
+        if rows.get(entry.key) is not entry:
             return False
-        del rows[_id(entry)]
+        del rows[entry.key]
         return True
 
     def _hand_back(self, entry: _Entry, record: UsageRecord) -> None:
@@ -260,16 +259,16 @@ class Outbox:
             self._late(record)
 
     def _bury(self, entry: _Entry, why: str) -> None:
-        log.error("the database refuses %s %s: %s", type(entry.row).__name__, _id(entry), why)
-        self._dead[_id(entry)] = entry
+        log.error("the database refuses %s %s: %s", type(entry.row).__name__, entry.key, why)
+        self._dead[entry.key] = entry
 
     def _add(self, rows: OrderedDict[str, _Entry], key: str, row: User | UsageRecord) -> None:
         self._added += 1
         before = rows.get(key)
         if before is None:
-            rows[key] = _Entry(self._added, self._clock.monotonic(), row)
+            rows[key] = _Entry(self._added, self._clock.monotonic(), key, row)
         else:
-            rows[key] = _Entry(before.number, before.since, row)
+            rows[key] = _Entry(before.number, before.since, key, row)
         self._work.set()
         waiting = self._waiting
         if waiting >= BATCH_ROWS:
@@ -299,7 +298,3 @@ class Outbox:
 def _said(error: Exception) -> str:
     # Of an error that nobody foresaw only its kind: its text may quote what is in a row.
     return str(error) if isinstance(error, StoreUnavailable) else type(error).__name__
-
-
-def _id(entry: _Entry) -> str:
-    return entry.row.id if isinstance(entry.row, User) else entry.row.facts.request_id

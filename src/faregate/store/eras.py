@@ -14,10 +14,13 @@ from faregate.store.tables import meta
 KEY = "era"
 FIRST = 0
 
+_PENDING, _REFUSED = Status.PENDING, Status.REFUSED
+
 
 def is_fenced(record: UsageRecord) -> bool:
     """Whether `record` may be written in its own era alone: a charge on a shared ledger."""
-    return record.era > 0 and record.status not in {Status.PENDING, Status.REFUSED}
+    status = record.status
+    return record.era > 0 and status is not _PENDING and status is not _REFUSED
 
 
 async def current(connection: AsyncConnection) -> int:

@@ -31,16 +31,21 @@ _Row: Callable[..., msgspec.Struct] = msgspec.defstruct(
 )
 
 
-def document(rows: Sequence[Values]) -> str:
-    """`rows` in their order, for the statements of PostgreSQL."""
+def document(parts: Iterable[str]) -> str:
+    """All rows of these parts in their order, for the statements of PostgreSQL."""
+    return f"[{','.join(parts)}]"
+
+
+def part(rows: Sequence[Values]) -> str:
+    """One or more rows of a document, in their order."""
     try:
         encoded = msgspec.json.encode([_Row(*values) for values in rows])
         if _NUL not in encoded:
-            return encoded.decode()
+            return encoded[1:-1].decode()
     except UnicodeEncodeError:
         # Half a surrogate pair, which is to be replaced too.
         pass
-    return msgspec.json.encode([_Row(*cleaned(values)) for values in rows]).decode()
+    return msgspec.json.encode([_Row(*cleaned(values)) for values in rows])[1:-1].decode()
 
 
 def parameters(values: Values) -> Values:

@@ -1,7 +1,7 @@
 """The rows of usage records: how they are written, claimed, and become records again."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,14 +32,15 @@ class Batch(NamedTuple):
     late: list[UsageRecord]
     """Charged in an era that is over: not to be written any more."""
 
-    def values(self, node: str) -> list[Values]:
-        """The rows. What is pending belongs to `node`."""
-        return [values_of(record, node) for record in self.records]
+    def values(self, node: str) -> Iterator[Values]:
+        """The rows, each made when it is asked for. What is pending belongs to `node`."""
+        return (values_of(record, node) for record in self.records)
 
     def hours(self) -> list[int]:
         """The hours of what is final, ascending, which are to be added up anew (microseconds since the epoch)."""
-        instants = {record.facts.admitted_at for record in self.records if record.status is not Status.PENDING}
-        return [microseconds_of(hour) for hour in sorted({at // _HOUR_SECONDS * _HOUR_SECONDS for at in instants})]
+        final = [record for record in self.records if record.status is not Status.PENDING]
+        hours = {record.facts.admitted_at // _HOUR_SECONDS for record in final}
+        return [microseconds_of(hour * _HOUR_SECONDS) for hour in sorted(hours)]
 
     def instants(self) -> list[float]:
         """When what is to be written was admitted (seconds since the epoch)."""
@@ -125,7 +126,7 @@ async def _insert_one_by_one(connection: AsyncConnection, some: Batch, node: str
 
 async def _insert_at_once(connection: AsyncConnection, some: Batch, node: str) -> None:
     """Write to PostgreSQL, and again once the months that it lacked are made."""
-    arguments = (inserts.document(some.values(node)), some.hours())
+    arguments = (inserts.document([inserts.part(list(some.values(node)))]), some.hours())
     try:
         async with connection.begin_nested():
             await connection.exec_driver_sql(inserts.POSTGRESQL, arguments)

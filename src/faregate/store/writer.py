@@ -6,6 +6,7 @@ took more work than the batch. Whether it is still there shows when it is used; 
 
 import asyncio
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -14,6 +15,9 @@ from faregate.directory import User
 from faregate.records import UsageRecord
 from faregate.store import eras, inserts, partitions, postgresql, rows, sightings, users
 from faregate.store.errors import StoreUnavailable
+
+ROWS_AT_ONCE = 50
+"""Rows that are encoded before those are served who wait for the event loop: a whole batch takes milliseconds."""
 
 LAST_SECONDS = 2.0
 """How long the end waits for a statement that is under way: its rows are kept, and written by whoever comes next."""
@@ -76,11 +80,20 @@ class Writer:
 
     async def _insert(self, batch: rows.Batch, era: int | None) -> int:
         """Write `batch`, with the months that it needs, unless the era is above `era`; the era, 0 if that is None."""
-        document = inserts.document(batch.values(self._node))
+        document = await self._document(batch)
         if era is None:
             await self._run_with_months(batch, inserts.POSTGRESQL, document, batch.hours())
             return eras.FIRST
         return eras.told(await self._run_with_months(batch, inserts.FENCED, document, batch.hours(), era))
+
+    async def _document(self, batch: rows.Batch) -> str:
+        values = batch.values(self._node)
+        parts: list[str] = []
+        while some := list(islice(values, ROWS_AT_ONCE)):
+            if parts:
+                await asyncio.sleep(0)
+            parts.append(inserts.part(some))
+        return inserts.document(parts)
 
     async def _run_with_months(self, batch: rows.Batch, statement: str, *arguments: object) -> Any:
         try:

@@ -25,6 +25,9 @@ from faregate.records import UsageRecord
 SETTLED_KEPT_SECONDS = 900
 """How long a settled id is known after its record is in the database: longer than any repetition is under way."""
 
+WRITTEN_AT_ONCE = 50
+"""Rows that one call takes out of the outbox: every request waits for Redis meanwhile."""
+
 AUDITED_AT_ONCE = 1000
 """Rows of this node's outbox that one audit looks at."""
 
@@ -111,11 +114,12 @@ class NodeOutbox:
         return [(entry, *rows[entry]) for entry in strays if entry not in newer]
 
     async def _written(self, entries: Sequence[bytes], request_ids: Sequence[str]) -> None:
-        await self._link.call(
-            WRITTEN,
-            [self.key],
-            [self._standing.namespace, SETTLED_KEPT_SECONDS, len(entries), *entries, *request_ids],
-        )
+        # One call after the other, so that those of requests come between.
+        for start in range(0, max(len(entries), len(request_ids)), WRITTEN_AT_ONCE):
+            end = start + WRITTEN_AT_ONCE
+            left, ids = entries[start:end], request_ids[start:end]
+            about = (self._standing.namespace, SETTLED_KEPT_SECONDS, len(left))
+            await self._link.call(WRITTEN, [self.key], [*about, *left, *ids])
 
     def _append(self, kind: str, key: str, row: bytes) -> None:
         if self._link.failure is None:
