@@ -184,8 +184,20 @@ class Wire(RequestResponseCycle):
             self._flushing = True
             self._server.loop.call_soon(self.flush)
 
+    def flush_behind(self) -> None:
+        """Have what waits written behind whatever this turn of the loop asks of others: they have it first."""
+        call_soon = self._server.loop.call_soon
+        call_soon(call_soon, self.flush)
+
+    def end_behind(self) -> None:
+        """As `end`, when `flush_behind` writes."""
+        call_soon = self._server.loop.call_soon
+        call_soon(call_soon, self.end)
+
     def end(self) -> None:
-        """The answer is complete."""
+        """The answer is complete. Repeating changes nothing."""
+        if self.response_complete:
+            return
         if self._chunked:
             self._pending.append(b"0\r\n\r\n")
         self.flush()

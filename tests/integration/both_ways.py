@@ -28,6 +28,7 @@ from faregate.gateway.settlement import Settler
 from faregate.gateway.upstream import Upstream, UpstreamSettings
 from faregate.http_wire import EXTENSION
 from faregate.ledger.memory import MemoryLedger
+from faregate.ledger.port import AlreadySettled, Counter, Settled
 from faregate.policy.model import Limit, Policy
 from faregate.policy.windows import Calendar
 from faregate.pricing.catalogue import Catalogue
@@ -257,6 +258,21 @@ class _Database:
         return ()
 
 
+class _Ledger(MemoryLedger):
+    """A ledger that settles when it is let."""
+
+    def __init__(self, spend: Spend) -> None:
+        super().__init__(spend)
+        self.settles = asyncio.Event()
+        self.settles.set()
+
+    async def settle(
+        self, request_id: str, charges: Sequence[tuple[Counter, int]], record: UsageRecord
+    ) -> Settled | AlreadySettled:
+        await self.settles.wait()
+        return await super().settle(request_id, charges, record)
+
+
 class Node:
     """A gateway, answering in one way."""
 
@@ -275,7 +291,8 @@ class Node:
         directory.put_policy(Policy("default", "Default", limits))
         self._database = _Database()
         self._outbox = Outbox(self._database)
-        self._ledger = MemoryLedger(spend)
+        self._ledger = _Ledger(spend)
+        self.settles = self._ledger.settles
         accountant = Accountant(
             self._ledger, spend, self._outbox, Reconciler(_asked_later), calendar, lambda: directory.rulebook
         )

@@ -539,3 +539,18 @@ async def test_a_stream_that_ends_while_the_gateway_stops_is_whole_and_the_last(
         assert await client.closed()
         await stopping
         assert (await node.record()).status is Status.COMPLETED
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_has_the_answer_does_not_wait_for_the_ledger(stream: bool) -> None:
+    async with answering("wire") as node:
+        node.settles.clear()
+        client = await node.client()
+        # On the same connection, too.
+        for _ in range(2):
+            await client.send(chat(stream=stream))
+            asked = await node.next()
+            await (asked.stream(WHOLE) if stream else asked.answer("200 OK", JSON))
+            assert (await client.answer()).body == (WHOLE if stream else JSON)
+        node.settles.set()
+        assert [record.status for record in await node.records()] == [Status.COMPLETED] * 2

@@ -82,6 +82,23 @@ class Client:
         # What `waiting` says, asked for every event of a stream.
         return not (wire is None or self.gone or self._ended) and wire.pass_on(data)
 
+    def send_behind(self, data: bytes, *, last: bool) -> bool:
+        """Send a piece of the body, the `last` or not, behind what this turn of the loop asks of the ledger.
+
+        The ledger has it first then, and nobody waits for its reply. False, and nothing is sent, where that cannot be
+        done without waiting for the client: then `send` has to.
+        """
+        wire = self._wire
+        if wire is None or not self.waiting or not wire.ready:
+            return False
+        wire.write(data)
+        if last:
+            self._ended = True
+            wire.end_behind()
+        else:
+            wire.flush_behind()
+        return True
+
     async def send(self, data: bytes) -> None:
         """Send a piece of the body, as fast as the client reads."""
         if not data or not self.waiting:
@@ -99,6 +116,12 @@ class Client:
             self._wire.write(data)
             self._wire.flush_soon()
 
+    def finish(self) -> None:
+        """As `end`, at once, where something was sent by `send_behind`."""
+        if self._wire is not None and self.waiting:
+            self._ended = True
+            self._wire.end()
+
     async def end(self) -> None:
         """The body is complete."""
         if not self._ended:
@@ -114,8 +137,7 @@ class Client:
         """Send a whole answer. Nothing is sent when an answer has begun already."""
         if self.status:
             return
-        sent = self._headers(content_type, [(b"content-length", b"%d" % len(body)), *headers])
-        await self._begin(status, sent, chunked=False)
+        await self._begin(status, self._whole(content_type, body, headers), chunked=False)
         self._ended = True
         if self.gone:
             return
@@ -124,6 +146,15 @@ class Client:
             self._wire.end()
         else:
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def answer_behind(self, status: int, content_type: bytes, body: bytes) -> bool:
+        """As `answer`, in the manner of `send_behind`."""
+        wire = self._wire
+        if wire is None or self.status or not self.waiting or not wire.ready:
+            return False
+        wire.begin(status, self._whole(content_type, body), chunked=False)
+        self.status = status
+        return self.send_behind(body, last=True)
 
     async def fail(self, error: ApiError) -> None:
         """Send an error; as the last event where a stream has begun."""
@@ -140,12 +171,17 @@ class Client:
         return not self.gone and not self._ended
 
     def close(self) -> None:
-        """The exchange is over: stop listening."""
+        """The exchange is over: stop listening. What was to be sent behind something else is sent now."""
+        if self._ended and self._wire is not None:
+            self._wire.end()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
         # Who is called knows the client, too: nothing of a request should wait for the garbage collector.
         self._on_gone = None
+
+    def _whole(self, content_type: bytes, body: bytes, headers: RawHeaders = ()) -> list[tuple[bytes, bytes]]:
+        return self._headers(content_type, [(b"content-length", b"%d" % len(body)), *headers])
 
     def _headers(self, content_type: bytes, headers: RawHeaders) -> list[tuple[bytes, bytes]]:
         sent = [(b"content-type", content_type), self._id_header, *headers]

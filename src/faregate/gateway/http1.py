@@ -172,6 +172,8 @@ class Exchange:
         self._buffered = 0
         self._paused = False
         self._waiter: asyncio.Future[bool] | None = None
+        self.on_end: Callable[[], None] | None = None
+        """Told of the end of the answer, in the very turn of the loop in which it comes."""
         self.sink: Callable[[bytes], bool] | None = None
         """Who takes the pieces as they come. While there is somebody none waits, and upstream is not paused."""
         self._heard_at = 0.0
@@ -358,6 +360,8 @@ class Exchange:
     def end(self) -> None:
         """The last byte of the answer is here."""
         self.complete = True
+        if self.on_end is not None:
+            self.on_end()
         self._heard()
 
     def on_message_begin(self) -> None:

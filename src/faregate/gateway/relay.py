@@ -158,15 +158,15 @@ class Relay:
             refusal = refusal_of(200, error, body, None, self._contact)
             await self._settler.free(outcome, time.monotonic(), refusal.reason or refusal.message)
             raise refusal
-        if client.waiting:
-            await self._settler.finish(outcome, Status.COMPLETED, time.monotonic())
-        else:
-            await self._settler.finish(outcome, Status.ABORTED, time.monotonic(), CLIENT_LEFT)
         if "event" in fields or "user_id" in fields:
             fields.pop("event", None)
             fields.pop("user_id", None)
             body = encode_object(fields)
-        await client.answer(200, b"application/json", body)
+        status, left = (Status.COMPLETED, None) if client.waiting else (Status.ABORTED, CLIENT_LEFT)
+        answered = client.answer_behind(200, b"application/json", body)
+        await self._settler.finish(outcome, status, time.monotonic(), left)
+        if not answered:
+            await client.answer(200, b"application/json", body)
 
     async def _note_header(self, outcome: Outcome, exchange: Exchange) -> None:
         generation_id = exchange.header(b"x-generation-id")
@@ -250,7 +250,7 @@ class _Stream:
             if self._unread:
                 unread, self._unread = self._unread, b""
                 await self._pass(unread)
-            if not client.waiting:
+            if client.gone:
                 self._left()
         if rest := self._splitter.rest():
             await self._pass(rest)
@@ -299,9 +299,25 @@ class _Stream:
             self._error = refusal_of(200, passed.error.get("error"), block, None, self._relay.contact)
             await self._client.send(passed.data + self._error.event())
             return
-        if reader.done and outcome.usage is not None:
-            await self._relay.settle(outcome, self._status(), None if self._client.waiting else CLIENT_LEFT)
-        await self._client.send(passed.data)
+        if not reader.done or outcome.usage is None:
+            await self._client.send(passed.data)
+            return
+        status, reason = self._status(), None if self._client.waiting else CLIENT_LEFT
+        sent = self._client.send_behind(passed.data, last=self._has_all())
+        # The end of the stream mostly comes a moment later, and need not wait for the ledger either.
+        self._exchange.on_end = self._finish if sent else None
+        await self._relay.settle(outcome, status, reason)
+        self._exchange.on_end = None
+        if not sent:
+            await self._client.send(passed.data)
+
+    def _has_all(self) -> bool:
+        """Whether the client has, or is about to be sent, all that upstream has ever to say."""
+        return self._exchange.complete and not self._exchange.has_more and not self._splitter.has_rest
+
+    def _finish(self) -> None:
+        if self._has_all():
+            self._client.finish()
 
     async def _learn(self) -> None:
         outcome, reader = self._outcome, self._reader

@@ -70,6 +70,11 @@ class Splitter:
         del tail[:end]
         return block
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether anything is kept back."""
+        return bool(self._tail)
+
     def rest(self) -> bytes:
         """What the stream ended on, brought to the end of an event; of less than one, the empty lines before it."""
         if not self._tail:

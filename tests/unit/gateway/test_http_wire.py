@@ -139,6 +139,47 @@ async def test_a_piece_of_any_size_is_one_chunk_in_one_write(size: int) -> None:
         assert one.writes[1:] == [b"%x\r\n%b\r\n" % (size, b"x" * size)]
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_what_is_sent_behind_leaves_behind_what_others_are_sent_in_this_turn(whole: bool) -> None:
+    async with lent() as one:
+        client, loop = one.client(1.0), asyncio.get_running_loop()
+        if whole:
+            assert client.answer_behind(200, b"text/plain", b"hello")
+        else:
+            await client.start(200, b"text/plain")
+            assert client.send_behind(b"hello", last=True)
+        # As the link to Redis does: its calls leave together in the next turn.
+        loop.call_soon(one.writes.append, b"a call")
+        await quiet()
+        called, answer = one.writes
+        assert called == b"a call"
+        assert answer.endswith(b"hello" if whole else b"hello\r\n0\r\n\r\n")
+        assert not client.waiting
+
+
+async def test_what_was_to_leave_behind_has_left_when_the_exchange_is_over() -> None:
+    async with lent() as one:
+        client = one.client(1.0)
+        assert client.answer_behind(200, b"text/plain", b"hello")
+        assert one.writes == []
+        client.close()
+        assert one.writes[0].endswith(b"hello")
+        await quiet()
+        assert len(one.writes) == 1
+
+
+async def test_nothing_is_sent_behind_to_who_does_not_keep_up() -> None:
+    async with lent() as one:
+        client = one.client(1.0)
+        one.protocol.pause_writing()
+        assert not client.answer_behind(200, b"text/plain", b"hello")
+        assert not client.send_behind(b"hello", last=False)
+        assert client.status == 0
+        one.protocol.resume_writing()
+        await client.answer(200, b"text/plain", b"hello")
+        assert one.writes[0].endswith(b"hello")
+
+
 async def test_an_empty_piece_is_not_the_end() -> None:
     async with lent() as one:
         one.wire.begin(200, [TEXT])
