@@ -19,7 +19,7 @@ from visits import KINDS, mixture
 from faregate.store.engine import POOL_SIZE
 
 SEED = int(os.environ["FAREGATE_CHAOS_SEED"])
-REQUESTS = int(os.environ.get("FAREGATE_SOAK_REQUESTS", "2000"))
+REQUESTS = int(os.environ.get("FAREGATE_SOAK_REQUESTS", "3000"))
 ROUND = max(250, REQUESTS // 40)
 ROUNDS = REQUESTS // ROUND
 FLAT = 1.05
