@@ -106,6 +106,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.on_gone = None
         if self._patience is not None:
             self._patience.cancel()
+        # They know each other. Hundreds of connections that end together would keep the garbage collector busy, and
+        # everybody waiting, for tens of milliseconds.
+        self.cycle = None  # type: ignore[assignment]
+        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
         self._idle_bytes += len(data)

@@ -1,6 +1,7 @@
 """Every answer twice: on the wire that our server lends, and by the messages of ASGI. Nobody can tell them apart."""
 
 import asyncio
+import gc
 import json
 from decimal import Decimal
 
@@ -10,6 +11,7 @@ from both_ways import STREAM, Answer, Headers, Node, Way, answering, chat, chunk
 
 from faregate.gateway import relay
 from faregate.gateway.relay import CLIENT_LEFT, KEEP_ALIVE
+from faregate.http_protocol import HttpProtocol
 from faregate.policy.model import Limit, Meter, Window
 from faregate.records import Source, Status
 
@@ -554,3 +556,31 @@ async def test_who_has_the_answer_does_not_wait_for_the_ledger(stream: bool) -> 
             assert (await client.answer()).body == (WHOLE if stream else JSON)
         node.settles.set()
         assert [record.status for record in await node.records()] == [Status.COMPLETED] * 2
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("whole", [True, False])
+async def test_nothing_of_a_connection_that_has_ended_waits_for_the_garbage_collector(way: Way, whole: bool) -> None:
+    def connections() -> int:
+        return sum(isinstance(one, HttpProtocol) for one in gc.get_objects())
+
+    async with answering(way) as node:
+        gc.collect()
+        gc.disable()
+        try:
+            client = await node.client()
+            await client.send(chat())
+            asked = await node.next()
+            if whole:
+                await asked.stream(WHOLE)
+                await client.answer()
+                client.leave()
+            else:
+                await asked.say(STREAM, *chunked(EVENT))
+                await client.head()
+                client.leave()
+                await asked.say(*chunked(USAGE + DONE), b"0\r\n\r\n")
+            # That of who looks is there.
+            assert await node.at_rest(connections) == 1
+        finally:
+            gc.enable()
