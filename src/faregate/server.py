@@ -34,8 +34,6 @@ def _is_news(record: logging.LogRecord) -> bool:
     return task is None or not task.cancelling()
 
 
-# Its news of starting and stopping are ours to tell; what goes wrong is not.
-logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 

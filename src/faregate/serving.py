@@ -83,8 +83,9 @@ def write_logs(settings: Settings) -> None:
         stream=sys.stderr,
         format=f"%(asctime)s{process} %(levelname)s %(name)s: %(message)s",
     )
-    # What it did to the schema, we say ourselves, in a line.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # What they tell of the schema, and of starting and stopping, we say ourselves; what goes wrong they may say.
+    for name in ("alembic", "uvicorn.error"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
 
 
 async def _serve_alone(settings: Settings, keys: Keys) -> None:

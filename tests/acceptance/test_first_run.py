@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -109,3 +110,14 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(
     assert ended.stderr.startswith(f"faregate: {sentence}"), ended.stderr
     assert ended.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("level", "written"), [("warning", True), ("error", False)])
+def test_no_more_is_logged_than_was_asked_for(tmp_path: Path, level: str, written: bool):
+    process = start(tmp_path, LOG_LEVEL=level)
+    with socket.create_connection(("127.0.0.1", process.port), DEADLINE) as client:
+        client.sendall(b"this is no HTTP\r\n\r\n")
+        assert client.recv(64).startswith(b"HTTP/1.1 400")
+    output = output_of(process)
+    assert ("Invalid HTTP request" in output) is written
+    assert " INFO " not in output
