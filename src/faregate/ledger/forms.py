@@ -4,6 +4,7 @@ All requests of a person under the same rules touch the same counters with the s
 the form: whoever makes claims or charges remembers it, and an engine may remember what it has worked out from it.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
@@ -80,8 +81,9 @@ class _Filled(Sequence[Item], Generic[Line, Value, Item]):
             return [self._item(line) for line in self.form.lines[index]]
         return self._item(self.form.lines[index])
 
+    @abstractmethod
     def _item(self, line: Line) -> Item:
-        raise NotImplementedError
+        """What `line` comes to with its value."""
 
 
 class Claims(_Filled[ClaimLine, Ask, Claim]):
