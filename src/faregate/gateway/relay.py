@@ -306,8 +306,10 @@ class _Stream:
         sent = self._client.send_behind(passed.data, last=self._has_all())
         # The end of the stream mostly comes a moment later, and need not wait for the ledger either.
         self._exchange.on_end = self._finish if sent else None
-        await self._relay.settle(outcome, status, reason)
-        self._exchange.on_end = None
+        try:
+            await self._relay.settle(outcome, status, reason)
+        finally:
+            self._exchange.on_end = None
         if not sent:
             await self._client.send(passed.data)
 
