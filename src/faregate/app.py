@@ -177,6 +177,8 @@ class Faregate:
             version=__version__,
             worker=str(os.getpid()) if settings.workers > 1 else "0",
         )
+        # Before any part is stopped: together they would wait for a silent database for longer than a node has.
+        parts.push_async_callback(store.break_off_if_silent)
 
     async def stop(self) -> None:
         """Settle, write, close, in the reverse order of the start. Requests have ended by now."""

@@ -46,10 +46,10 @@ _DRIVERS = {
 _OUR_FAULT = (IntegrityError, DataError, ProgrammingError, NotSupportedError)
 
 
-def open_engine(url: str) -> AsyncEngine:
+def open_engine(url: str, lines: postgresql.Lines | None = None) -> AsyncEngine:
     """An engine for `url`; nothing is connected yet, but an SQLite file exists and is its owner's alone.
 
-    Raises `StoreError` for a URL that cannot work.
+    What it connects to PostgreSQL is one of `lines`. Raises `StoreError` for a URL that cannot work.
     """
     parsed = _parse(url)
     if parsed.drivername.startswith("sqlite"):
@@ -59,7 +59,8 @@ def open_engine(url: str) -> AsyncEngine:
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
     plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
-    return _create(parsed, async_creator=partial(postgresql.connect, plain), pool_pre_ping=True)
+    connect = partial((lines or postgresql.Lines()).connect, plain)
+    return _create(parsed, async_creator=connect, pool_pre_ping=True)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
-"""PostgreSQL: how it is reached, and whose fault its errors are."""
+"""PostgreSQL: how it is reached and left, and whose fault its errors are."""
 
+import asyncio
 from typing import Any
+from weakref import WeakSet
 
 from faregate.store.errors import StoreError
 
@@ -17,11 +19,47 @@ _OUR_FAULT = frozenset({"0A", "21", "22", "23", "42", "54"})
 _NOT_PERMITTED = "42501"
 
 
-async def connect(url: str) -> Any:
-    """A connection of the driver. Raises `StoreError` if the URL cannot work.
+class Lines:
+    """The connections to one server, all of which can be broken off: a silent one lets go of none by itself."""
 
-    The driver reads the URL itself: it knows what libpq knows, `sslmode` and several hosts among it.
-    """
+    def __init__(self) -> None:
+        self._connections: WeakSet[Any] = WeakSet()
+        self._dialing: set[asyncio.Task[Any]] = set()
+        self._broken_off = False
+
+    async def connect(self, url: str) -> Any:
+        """A connection of the driver. Raises `StoreError` if the URL cannot work, OSError once all is broken off.
+
+        The driver reads the URL itself: it knows what libpq knows, `sslmode` and several hosts among it.
+        """
+        if self._broken_off:
+            raise _broken_off()
+        dialing = asyncio.create_task(self._dial(url))
+        self._dialing.add(dialing)
+        try:
+            await asyncio.wait({dialing})
+        finally:
+            dialing.cancel()
+            self._dialing.discard(dialing)
+        if dialing.cancelled():
+            raise _broken_off()
+        return dialing.result()
+
+    def break_off(self) -> None:
+        """End all connections at once: who waits for an answer gets the driver's error. There will be no others."""
+        self._broken_off = True
+        for dialing in self._dialing:
+            dialing.cancel()
+        for connection in list(self._connections):
+            connection.terminate()
+
+    async def _dial(self, url: str) -> Any:
+        connection = await _connect(url)
+        self._connections.add(connection)
+        return connection
+
+
+async def _connect(url: str) -> Any:
     # Not on top: importing it takes as long as all else, and a node with SQLite has no use for it.
     import asyncpg
 
@@ -29,6 +67,10 @@ async def connect(url: str) -> Any:
         return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT)
     except (asyncpg.exceptions.ClientConfigurationError, UnicodeError) as error:
         raise StoreError(f"DATABASE_URL cannot be used ({error}): correct it") from error
+
+
+def _broken_off() -> OSError:
+    return ConnectionAbortedError("it was silent, and its connections were broken off")
 
 
 def driver_errors() -> tuple[type[Exception], ...]:

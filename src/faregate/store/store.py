@@ -1,5 +1,6 @@
 """The store: one object in front of the database. Each method is one transaction."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -34,9 +35,10 @@ from faregate.store.audit import AuditRow, Edit, Kind
 from faregate.store.carried import carry
 from faregate.store.changes import Change
 from faregate.store.engine import WRITES, open_engine, reported
-from faregate.store.errors import RollupFailed
+from faregate.store.errors import RollupFailed, StoreUnavailable
 from faregate.store.jobs import JobRun
 from faregate.store.locks import Lock, take, try_take
+from faregate.store.postgresql import Lines
 from faregate.store.pulse import Pulse
 from faregate.store.reconciliations import DayRow, DaySum
 from faregate.store.reports import Every, Report
@@ -49,6 +51,9 @@ __all__ = ["AuditRow", "Change", "ChargedRow", "Snapshot", "SpendRow", "Store", 
 
 PING_SECONDS = 0.8
 """An orchestrator asks whether a node is ready with a patience of a second."""
+
+LAST_SECONDS = 2.0
+"""How long the end waits for what is under way, each of whose statements may take as long as the driver allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,9 @@ class Snapshot:
 class Store:
     """Users, rules and usage, kept. Every method raises `StoreUnavailable` while the database is away."""
 
-    def __init__(self, engine: AsyncEngine, node: str = "") -> None:
+    def __init__(self, engine: AsyncEngine, node: str = "", lines: Lines | None = None) -> None:
         self._node = node
+        self._lines = lines or Lines()
         self._reader = engine
         self._writer = engine.execution_options(**{WRITES: True})
         self._records = Writer(engine, node) if engine.dialect.name == "postgresql" else None
@@ -79,7 +85,8 @@ class Store:
         Raises `StoreError` if the URL cannot work, or a newer Faregate has been there, and, unless it may `migrate`,
         if an older one has.
         """
-        store = cls(open_engine(url), node)
+        lines = Lines()
+        store = cls(open_engine(url, lines), node, lines)
         try:
             async with store._write() as connection:
                 await schema.prepare(connection, migrate=migrate)
@@ -89,10 +96,23 @@ class Store:
         return store
 
     async def close(self) -> None:
-        """Give all connections back."""
-        if self._records is not None:
-            await self._records.close()
-        await self._reader.dispose()
+        """Give all connections back, or break them off where that takes long."""
+        closing = asyncio.create_task(self._close())
+        await asyncio.wait({closing}, timeout=LAST_SECONDS)
+        if not closing.done():
+            self.break_off()
+        await closing
+
+    async def break_off_if_silent(self) -> None:
+        """Break off what a database that says nothing keeps: each part that ends would wait for it by itself."""
+        try:
+            await self.ping(LAST_SECONDS)
+        except StoreUnavailable:
+            self.break_off()
+
+    def break_off(self) -> None:
+        """Wait for PostgreSQL no more: whatever is asked, and whatever waits, raises `StoreUnavailable` at once."""
+        self._lines.break_off()
 
     async def ping(self, patience: float = PING_SECONDS) -> None:
         """Return if the database answers within `patience` seconds."""
@@ -368,6 +388,11 @@ class Store:
         """Those of `request_ids` that have a final record."""
         async with self._read() as connection:
             return await rows.settled(connection, request_ids)
+
+    async def _close(self) -> None:
+        if self._records is not None:
+            await self._records.close()
+        await self._reader.dispose()
 
     async def _answers(self) -> None:
         async with self._read() as connection:

@@ -19,9 +19,6 @@ from faregate.store.errors import StoreUnavailable
 ROWS_AT_ONCE = 50
 """Rows that are encoded before those are served who wait for the event loop: a whole batch takes milliseconds."""
 
-LAST_SECONDS = 2.0
-"""How long the end waits for a statement that is under way: its rows are kept, and written by whoever comes next."""
-
 
 class Writer:
     """Keeps the records of one node, and when it saw people. Of several batches at once each waits for its turn."""
@@ -68,15 +65,11 @@ class Writer:
         return [user for user in latest if user.id not in ids]
 
     async def close(self) -> None:
-        """Give the connection back, or break it off where that takes long: the server may have fallen silent."""
-        try:
-            async with asyncio.timeout(LAST_SECONDS), self._turn:
-                if self._kept is not None:
-                    await self._kept.close()
-                    self._kept = None
-        except TimeoutError:
+        """Give the connection back, after what is under way."""
+        async with self._turn:
             if self._kept is not None:
-                self._driver.terminate()
+                await self._kept.close()
+                self._kept = None
 
     async def _insert(self, batch: rows.Batch, era: int | None) -> int:
         """Write `batch`, with the months that it needs, unless the era is above `era`; the era, 0 if that is None."""
