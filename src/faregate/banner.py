@@ -1,8 +1,8 @@
 """What the start says: what is used for what, where it is, and, the first time, the keys with what to do with them."""
 
 import json
+import re
 import shlex
-from urllib.parse import urlsplit
 
 from faregate import __version__
 from faregate.keys import ADMIN, CONNECTION, Keys
@@ -11,6 +11,10 @@ from faregate.settings import IdentityMode, Settings
 _TEMPLATES = {"X-Faregate-Task": "{{TASK}}", "X-Faregate-Groups": "{{USER_GROUPS}}"}
 _KEY = "YOUR-CONNECTION-KEY"
 _SIGNING = "YOUR-SIGNING-SECRET"
+# The database takes a password that nobody has quoted, so it may have anything in it: it reaches to the last @.
+_URL = re.compile(
+    r"(?P<scheme>[^:/?#]+://)(?:(?P<name>[^:/?#@]*)(?P<password>:.*)?@)?(?P<where>[^?#]*)([?#].*)?", re.DOTALL
+)
 _EXAMPLE_MODEL = "openai/gpt-4o-mini"
 
 
@@ -142,9 +146,10 @@ def _reachable(host: str) -> str:
 
 def _without_password(url: str) -> str:
     """Without its options too, which may hold one. There may be several hosts."""
-    parts = urlsplit(url)
-    if parts.scheme == "sqlite":
+    if url.startswith("sqlite"):
         return url
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    name, colon, _ = credentials.partition(":")
-    return f"{parts.scheme}://{name}{':***' if colon else ''}{at}{hosts}{parts.path}"
+    found = _URL.fullmatch(url)
+    if found is None:
+        return "***"
+    who = "" if found["name"] is None else f"{found['name']}{':***' if found['password'] else ''}@"
+    return f"{found['scheme']}{who}{found['where']}"

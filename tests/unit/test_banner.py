@@ -30,6 +30,7 @@ def shown(
     file: Path = Path("data/keys.env"),
     upstream: str = "https://openrouter.ai/api/v1",
     simulated: bool = False,
+    database: str = "postgresql://me:hidden@db:5432/x",
     **more: object,
 ) -> str:
     """The output of a start in a mode."""
@@ -40,7 +41,7 @@ def shown(
         settings,
         keys,
         port=8080,
-        database="postgresql://me:hidden@db:5432/x",
+        database=database,
         upstream=upstream,
         simulated=simulated,
         models=300,
@@ -132,3 +133,22 @@ def test_the_simulators_bills_are_where_they_can_be_seen(workers: int, bills: st
     )
     assert f"its bills: {bills}/_simulator/bills" in output
     assert ("4 processes" in output) == (workers == 4)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://db/x", "postgresql://db/x"),
+        ("postgresql://me@db/x", "postgresql://me@db/x"),
+        ("postgresql:///x?host=/run/postgresql&password=hid@den", "postgresql:///x"),
+        ("sqlite:////data/some@where.db", "sqlite:////data/some@where.db"),
+    ],
+)
+def test_where_there_is_no_password_the_database_is_named_as_it_is(url: str, expected: str) -> None:
+    assert f"  database   {expected}\n" in shown("headers", database=url)
+
+
+@pytest.mark.parametrize("password", ["hid/den", "hid?den", "hid#den", "hid@den", "hid:den", "hid[den", "hid//den@:@"])
+def test_a_database_is_named_without_its_password_even_if_nobody_has_quoted_it(password: str) -> None:
+    output = shown("headers", database=f"postgresql://me:{password}@db:5432/x?sslkey=hidden")
+    assert "postgresql://me:***@db:5432/x\n" in output
