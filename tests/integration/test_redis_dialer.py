@@ -231,6 +231,9 @@ async def test_a_server_that_is_no_cluster_says_so(one: RedisServer) -> None:
         ("unix://:s3cr3t@/run/redis.sock", "Redis at /run/redis.sock"),
         ("redis+sentinel://:s3cr3t@a,b:1/fares/2", "Redis (fares, sentinels a:26379, b:1)"),
         ("rediss+cluster://:s3cr3t@a:7000,b", "the Redis cluster at a:7000, b:6379"),
+        # Newer versions of Python take neither for a URL.
+        ("redis+cluster://:s3cr3t@a:7000,[::1]:7001,[::2]", "the Redis cluster at a:7000, [::1]:7001, [::2]:6379"),
+        ("redis://:s3[cr3t@host", "Redis at host:6379"),
     ],
 )
 def test_where_it_looks_is_told_without_the_password(url: str, described: str) -> None:
@@ -254,7 +257,8 @@ def test_where_it_looks_is_told_without_the_password(url: str, described: str) -
         ("redis://:s3/cr3t@host", "write %2F"),
         ("redis://:s3cr3t@host?ssl_cert_reqs=none", "should have no options"),
         ("rediss://:s3cr3t@host?ssl_cert_reqs=none", "should have no options but ssl_ca_certs"),
-        ("redis://[s3cr3t", "should be a URL"),
+        ("s3cr3t@host", "should be a URL"),
+        ("redis://[s3cr3t", "should have hosts with ports"),
         ("unix://s3cr3t", "should be unix:///path"),
         ("redis+sentinel://:s3cr3t@host", "should name the master"),
         ("redis+sentinel://:s3cr3t@host/fares/x", "should end with the number of a database"),

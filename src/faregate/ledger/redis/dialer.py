@@ -1,6 +1,7 @@
 """From REDIS_URL to a connection to the one server that has the ledger: alone, behind sentinels, or in a cluster."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 from faregate.ledger.port import LedgerAway
 from faregate.ledger.redis.refusals import Silent, said
 
+# RFC 3986, appendix B.
+_URL = re.compile(r"([^:/?#]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 _REDIS_PORT = 6379
 _SENTINEL_PORT = 26379
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -54,10 +57,7 @@ def dialer_for(url: str, *, slot_key: bytes, connect_timeout: float, name: str) 
     In a cluster the server is the one that has `slot_key`. Raises ValueError for a URL that cannot work; the message
     repeats nothing of it, as any part may be a password in the wrong place.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError("should be a URL such as redis://host:6379/0") from None
+    parts = _split(url)
     scheme, _, kind = parts.scheme.partition("+")
     schemes = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
     if parts.fragment or "#" in url:
@@ -301,6 +301,15 @@ def _settings(credentials: str, name: str) -> dict[str, Any]:
         # With RESP2 there are no maintenance notifications, nor anything else that was not asked for.
         "protocol": 2,
     }
+
+
+def _split(url: str) -> SplitResult:
+    # Not by `urlsplit`: newer Pythons refuse what has more between its `//` and `/` than one address in brackets.
+    found = _URL.fullmatch(url.strip())
+    if found is None:
+        raise ValueError("should be a URL such as redis://host:6379/0")
+    scheme, *others = found.groups("")
+    return SplitResult(scheme.lower(), *others)
 
 
 def _options(parts: SplitResult, known: tuple[str, ...]) -> dict[str, str]:
