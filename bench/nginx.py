@@ -112,8 +112,12 @@ class Certificates:
         self.authority, self.certificate, self.key = folder / "ca.pem", folder / "server.pem", folder / "server.key"
         curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
         ca_key, request, extensions = folder / "ca.key", folder / "server.csr", folder / "extensions"
-        extensions.write_text("subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n")
-        _openssl("req", "-x509", *curve, "-subj", "/CN=Measurement", "-keyout", ca_key, "-out", self.authority)
+        # What a key is for, and whose key signed: Python 3.13 and newer take no certificate that does not say so.
+        extensions.write_text(
+            "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\nauthorityKeyIdentifier=keyid:always\n"
+        )
+        whose = ("-subj", "/CN=Measurement", "-addext", "keyUsage=critical,keyCertSign")
+        _openssl("req", "-x509", *curve, *whose, "-keyout", ca_key, "-out", self.authority)
         _openssl("req", *curve, "-subj", "/CN=localhost", "-keyout", self.key, "-out", request)
         signed = ("-CA", self.authority, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", extensions)
         _openssl("x509", "-req", "-in", request, "-out", self.certificate, *signed)

@@ -3,6 +3,7 @@
 import os
 import resource
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -28,7 +29,7 @@ def ready(gateway: Gateway) -> tuple[int, str, dict[str, dict[str, object]]]:
 
 
 def rows(folder: Path) -> int:
-    with sqlite3.connect(folder / "faregate.db") as database:
+    with closing(sqlite3.connect(folder / "faregate.db")) as database:
         count: int = database.execute("select count(*) from usage_records").fetchone()[0]
     return count
 

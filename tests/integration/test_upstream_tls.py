@@ -303,7 +303,7 @@ async def never(reader: Reader, writer: Writer) -> None:
     [
         ("other.test", 2, "not valid for '127.0.0.1'"),
         ("127.0.0.2", 2, "not valid for '127.0.0.1'"),
-        ("127.0.0.1", -1, "certificate has expired"),
+        ("127.0.0.1", 0, "certificate has expired"),
     ],
 )
 @on_both_loops
