@@ -1,6 +1,8 @@
 """A store is closed soon, whatever its database does: a node that is told to stop has not for ever."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from databases import postgres_database
@@ -20,58 +22,53 @@ MANY = 5
 
 async def test_a_silent_database_does_not_keep_its_idle_connections(postgres: Postgres):
     store = await _busy_once(postgres)
-    postgres.pause()
-    try:
-        async with asyncio.timeout(SOON):
-            await store.close()
-    finally:
-        postgres.resume()
+    async with silent(postgres):
+        await store.close()
 
 
 async def test_a_silent_database_does_not_keep_what_waits_for_its_answer(postgres: Postgres):
     store = await _busy_once(postgres)
-    postgres.pause()
-    try:
-        async with asyncio.timeout(SOON):
-            waiting = _ask(store)
-            await store.close()
-            answers = await asyncio.gather(*waiting, return_exceptions=True)
+    async with silent(postgres):
+        waiting = _ask(store)
+        await store.close()
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(answer) for answer in answers] == [StoreUnavailable] * len(waiting)
-    finally:
-        postgres.resume()
 
 
 async def test_a_store_that_is_broken_off_tells_all_who_wait_and_all_who_come(postgres: Postgres):
     store = await _busy_once(postgres)
-    postgres.pause()
-    try:
-        async with asyncio.timeout(SOON):
-            # More than there are connections, so that some of them wait for one.
-            waiting = [*_ask(store), *_ask(store)]
-            with pytest.raises(StoreUnavailable):
-                await store.ping(0.2)
-            store.break_off()
-            waiting += _ask(store)
-            answers = await asyncio.gather(*waiting, return_exceptions=True)
-            assert [type(answer) for answer in answers] == [StoreUnavailable] * len(waiting)
-            await store.close()
-    finally:
-        postgres.resume()
+    async with silent(postgres):
+        # More than there are connections, so that some of them wait for one.
+        waiting = [*_ask(store), *_ask(store)]
+        with pytest.raises(StoreUnavailable):
+            await store.ping(0.2)
+        store.break_off()
+        waiting += _ask(store)
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [StoreUnavailable] * len(waiting)
+        await store.close()
 
 
 async def test_who_is_being_connected_is_told_too(postgres: Postgres, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(postgresql, "CONNECT_TIMEOUT", 3600.0)
     store = await Store.open(postgres_database(postgres).url)
     await store.close()
+    async with silent(postgres):
+        waiting = _ask(store)
+        with pytest.raises(StoreUnavailable):
+            await store.ping(0.2)
+        store.break_off()
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [StoreUnavailable] * len(waiting)
+
+
+@asynccontextmanager
+async def silent(postgres: Postgres) -> AsyncIterator[None]:
+    """While PostgreSQL says nothing; what is done meanwhile should be done soon."""
     postgres.pause()
     try:
         async with asyncio.timeout(SOON):
-            waiting = _ask(store)
-            with pytest.raises(StoreUnavailable):
-                await store.ping(0.2)
-            store.break_off()
-            answers = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(answer) for answer in answers] == [StoreUnavailable] * len(waiting)
+            yield
     finally:
         postgres.resume()
 
